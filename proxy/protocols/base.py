@@ -1,0 +1,113 @@
+"""What a wire protocol gives the firewall: bytes to tensors, tensors to bytes, refusals in words
+that its clients understand. Knows no detectors and no sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from proxy.rules import Refusal
+
+Rows = npt.NDArray[np.float32]
+
+
+class Headers(Protocol):
+    """The part of a message's head that a codec reads."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the header with this lower-case name, or None."""
+
+
+class Call(Enum):
+    """What a path of a protocol asks for."""
+
+    INFER = "infer"
+    METADATA = "metadata"
+    HEALTH = "health"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path that a codec understood.
+
+    Attributes:
+        call: what it asks for.
+        method: the only method that it takes.
+        target: the canonical path to send upstream.
+        model: the model's name, or "" for the server's own paths.
+        version: the model's version, or "".
+    """
+
+    call: Call
+    method: str
+    target: bytes
+    model: str = ""
+    version: str = ""
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """One request as the tensors that the model would see.
+
+    Attributes:
+        tensors: by name, in the order sent, each with its declared shape.
+        rows: (n, d) float32, C-contiguous, finite: what is scored. All numeric tensors flattened
+            per row and joined in the contract's order; (n, 0) if none is numeric.
+        n: number of rows, the unit of every limit.
+        options: the protocol's own remainder (ids, requested outputs), validated, kept for encoding.
+    """
+
+    tensors: dict[str, npt.NDArray[Any]]
+    rows: Rows
+    n: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class InferResponse:
+    """The model's answer as tensors by name."""
+
+    tensors: dict[str, npt.NDArray[Any]]
+    n: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Codec(Protocol):
+    """One wire protocol, bound to one endpoint's contract. Every codec passes the conformance
+    suite in ``tests/proxy/protocols/conformance.py``.
+    """
+
+    name: str
+
+    def route(self, method: str, target: str) -> Route:
+        """Understands a request target.
+
+        Raises:
+            Refusal: NO_ROUTE, METHOD or CONTROL_PATH.
+        """
+
+    def decode_request(self, head: Headers, body: bytes, route: Route) -> InferRequest:
+        """Reads a request strictly and within bounds.
+
+        Raises:
+            Refusal: and nothing else, whatever the bytes.
+        """
+
+    def encode_request(self, request: InferRequest) -> tuple[bytes, bytes]:
+        """The canonical header lines (Content-Type and the protocol's own, CRLF-ended) and body."""
+
+    def decode_response(self, head: Headers, body: bytes) -> InferResponse:
+        """Reads an answer strictly and within bounds.
+
+        Raises:
+            Refusal: UPSTREAM_INVALID, and nothing else, whatever the bytes.
+        """
+
+    def refuse(self, refusal: Refusal) -> tuple[bytes, bytes]:
+        """Content type and body of a refusal, in the shape that this protocol's clients expect."""
