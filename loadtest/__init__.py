@@ -1,0 +1,1 @@
+"""Load, peers, and the demonstration: everything that drives the firewall from outside."""

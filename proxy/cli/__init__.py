@@ -1,0 +1,48 @@
+"""The command line: one file a command group, each imported only when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+import click
+
+_COMMANDS: Final = {
+    "run": ("proxy.cli.run", "Run the firewall."),
+    "validate": ("proxy.cli.config", "Check a configuration, and the files that it names."),
+    "config": ("proxy.cli.config", "Describe the configuration."),
+    "rules": ("proxy.cli.rules", "List the rules by which requests are refused."),
+    "fit": ("proxy.cli.fit", "Fit and calibrate a bundle of detectors."),
+    "inspect": ("proxy.cli.inspect", "Show what a bundle holds."),
+    "score": ("proxy.cli.score", "Score rows as the gateway would."),
+    "audit": ("proxy.cli.audit", "Verify the audit log."),
+    "demo": ("proxy.cli.demo", "Show the firewall at work."),
+}
+
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for: ``bartizan run`` must not pay for ``fit``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command = getattr(import_module(module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bartizan", prog_name="bartizan")
+def main() -> None:
+    """Bartizan, an inference firewall: it reads, scores and decides on every request to a model.
+
+    Exit status: 0 ok, 1 findings or failed, 2 usage, 3 configuration, 4 unreachable.
+    """

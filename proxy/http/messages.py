@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 
-REASONS: Final[dict[int, bytes]] = {
-    200: b"OK",
-    400: b"Bad Request",
-    403: b"Forbidden",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    415: b"Unsupported Media Type",
-    417: b"Expectation Failed",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-}
+REASONS: Final[dict[int, bytes]] = {status.value: status.phrase.encode() for status in HTTPStatus}
+REASONS[413] = b"Content Too Large"  # RFC 9110 renamed it; Python 3.11 has the old name
 
 
 class Head:
@@ -33,17 +19,24 @@ class Head:
         headers: lower-cased name to value. Repeats of a header that decides anything were refused;
             repeats of any other are joined by ``b", "`` (RFC 9110, 5.3).
         keep_alive: whether the client lets the connection live on.
+        http10: whether the client speaks HTTP/1.0, which knows no chunked coding.
     """
 
-    __slots__ = ("headers", "keep_alive", "method", "target")
+    __slots__ = ("headers", "http10", "keep_alive", "method", "target")
 
     def __init__(
-        self, method: str, target: str, headers: dict[bytes, bytes], keep_alive: bool
+        self,
+        method: str,
+        target: str,
+        headers: dict[bytes, bytes],
+        keep_alive: bool,
+        http10: bool = False,
     ) -> None:
         self.method = method
         self.target = target
         self.headers = headers
         self.keep_alive = keep_alive
+        self.http10 = http10
 
     def get(self, name: bytes) -> bytes | None:
         """The value of the header with this lower-case name, or None."""
@@ -55,7 +48,8 @@ class Peer:
     """The other end of a downstream connection, known once per connection.
 
     Attributes:
-        address: the IP address as text (``::ffff:`` already mapped to IPv4), or "" on a unix socket.
+        address: the IP address as text (``::ffff:`` already mapped to IPv4), or "" on a
+            unix socket.
         tls: whether the connection is encrypted.
         certificate: the verified client certificate in DER, or None.
     """

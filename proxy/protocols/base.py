@@ -56,11 +56,13 @@ class InferRequest:
     """One request as the tensors that the model would see.
 
     Attributes:
-        tensors: by name, in the order sent, each with its declared shape.
+        tensors: by name, in the contract's order (in the order sent if it names no inputs), each
+            with its declared shape. Read-only.
         rows: (n, d) float32, C-contiguous, finite: what is scored. All numeric tensors flattened
             per row and joined in the contract's order; (n, 0) if none is numeric.
         n: number of rows, the unit of every limit.
-        options: the protocol's own remainder (ids, requested outputs), validated, kept for encoding.
+        options: the protocol's own remainder (ids, requested outputs), validated, kept for
+            encoding. Read-only: equal requests may share it.
     """
 
     tensors: dict[str, npt.NDArray[Any]]

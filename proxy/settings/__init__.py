@@ -1,0 +1,1 @@
+"""The configuration: models, loading with file:line:column errors, JSON Schema."""

@@ -1,4 +1,4 @@
-"""What is known of one exchange once it is over: the one value that metrics and audit are made of."""
+"""What is known of one exchange once it is over: metrics and audit are made of this one value."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Record:
         worst_row: the index of that row.
         flagged_rows: how many rows passed the threshold.
         signals: each detector's p-value for the worst row.
+        bundle: the digest of the bundle that scored it, or "".
+        configuration: the digest of the configuration that served it.
         fault: the rule id of a fault of ours that the failure mode decided, or "".
         request_bytes, response_bytes: bodies as received and as sent.
         received: first byte of the request.
@@ -32,6 +34,7 @@ class Record:
         decoded, admitted, scored, decided: the end of each stage of the way in.
         answered: head of the upstream's answer seen.
         finished: last byte of the answer handed to the connection.
+        notes: whatever else the audit log is to hold; never payload values unless asked.
     """
 
     id: str
@@ -49,6 +52,8 @@ class Record:
     worst_row: int = 0
     flagged_rows: int = 0
     signals: dict[str, float] = field(default_factory=dict)
+    bundle: str = ""
+    configuration: str = ""
     fault: str = ""
     request_bytes: int = 0
     response_bytes: int = 0
@@ -67,5 +72,5 @@ class Record:
 
     @property
     def overhead_seconds(self) -> float:
-        """Time that the firewall itself took: everything but reading the request and the upstream."""
+        """Time that the firewall itself took: without reading the request, without the upstream."""
         return self.finished - self.read - self.upstream_seconds

@@ -1,0 +1,88 @@
+# The few commands that anyone needs. They want Python 3.11 or later and make, nothing else.
+#
+#   make demo  [ARGS=--once]   a model server, the firewall in front, and traffic through it
+#   make test  [ARGS="-k x"]   the tests
+#   make check                 lint, format, types and import contracts
+#   make bench [ARGS=…]        the firewall against Envoy, nginx and others: docs/benchmarks.md
+#   make real  [ARGS=…]        the tests against real model servers, with their environments
+#   make soak  [SECONDS=600]   memory under mixed honest and hostile load
+#   make mutate [N=1000000]    seeded mutations of the request vectors
+#   make lock  [UPGRADE=1]     the lock files, from pyproject.toml and requirements/*.in
+#   make clean                 everything that the above made
+
+PYTHON ?= python3
+ARGS ?=
+SECONDS ?= 600
+N ?= 1000000
+
+PIP = -m pip --disable-pip-version-check -qq install --no-deps
+PYTEST = .venv/bin/python -m pytest
+REAL = .venv-mlserver/.installed .venv-triton/.installed .venv-tritonclient/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check bench real real-environments soak mutate lock clean
+
+demo: .venv/.project
+	.venv/bin/bartizan demo $(ARGS)
+
+test: .venv/.project
+	$(PYTEST) $(ARGS)
+
+check: .venv/.project
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --config .importlinter
+
+bench: .venv/.project .venv-envoy/.installed
+	.venv/bin/python -m loadtest.bench $(ARGS)
+
+# An environment that cannot be had here is no failure: its tests skip, and say why.
+real: .venv/.project
+	-$(MAKE) --keep-going real-environments
+	$(PYTEST) -m real tests/real $(ARGS)
+
+real-environments: $(REAL)
+
+soak: .venv/.project
+	$(PYTEST) tests/soak --soak --soak-seconds=$(SECONDS) -s $(ARGS)
+
+mutate: .venv/.project
+	$(PYTEST) -k mutation --mutations=$(N) $(ARGS)
+
+# Stamps: an environment is made anew only when its lock file is newer than it is.
+.venv/.locked: requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@echo "installing $< into .venv"
+	@.venv/bin/python $(PIP) --require-hashes -r $<
+	@touch $@
+
+# The build backend is in the lock file: nothing is fetched here.
+.venv/.project: .venv/.locked pyproject.toml
+	@.venv/bin/python $(PIP) --no-build-isolation -e .
+	@touch $@
+
+# The other environments hold one real program each, and never the project.
+.venv-%/.installed: requirements/%.lock
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	@echo "installing $< into .venv-$*"
+	@.venv-$*/bin/python $(PIP) --require-hashes -r $<
+	@touch $@
+
+# Locks name no host: the index is whatever the machine is set up with. The gateway's and the
+# project's hold for every platform and Python; a real server's for the one that it is made for.
+UV = .venv-lock/bin/uv pip compile --quiet --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
+UNIVERSAL = $(UV) --universal --python-version 3.11
+
+lock:
+	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv; }
+	$(UNIVERSAL) pyproject.toml -o requirements/run.lock
+	$(UNIVERSAL) pyproject.toml --all-extras --group dev -o requirements/dev.lock
+	for name in envoy mlserver triton tritonclient; do \
+	    $(UV) --python-version 3.11 requirements/$$name.in -o requirements/$$name.lock || exit; \
+	done
+
+clean:
+	rm -rf .venv .venv-* demo dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

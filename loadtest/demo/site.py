@@ -1,0 +1,193 @@
+"""The demonstration's model and bundle, its processes, and the folder that they work in."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from loadtest.artefacts import code_digest, fit_bundle, kept
+from loadtest.mlp import Floats, Mlp
+from loadtest.payloads import infer_json, infer_request, infer_target
+from loadtest.process import BARTIZAN, Address, Process, free_port
+from loadtest.wire import Header, Response, Session
+
+MODEL: Final = "digits"
+TARGET: Final = infer_target(MODEL)
+BUDGET: Final = 0.01
+RATE: Final = 10.0
+BURST: Final = 500
+MAX_ROWS: Final = 64
+
+
+class DemoError(Exception):
+    """The demonstration could not be carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the demonstration plays on.
+
+    Attributes:
+        model: the model that the server holds, to tell its own answers and to attack it.
+        images, labels: what no training or fitting saw.
+    """
+
+    model: Mlp
+    weights: Path
+    bundle: Path
+    images: Floats
+    labels: npt.NDArray[np.int64]
+    cached: bool
+
+
+def prepare() -> Stage:
+    """Trains the model and fits the bundle, or takes both from the cache.
+
+    Raises:
+        FitError: if the bundle cannot be fitted.
+        ImportError: if scikit-learn is not installed.
+    """
+    folder, cached = kept("demo", code_digest("demo", repr(BUDGET)), _make)
+    with np.load(folder / "test.npz", allow_pickle=False) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    weights = folder / f"{MODEL}.npz"
+    return Stage(Mlp.load(weights), weights, folder / f"{MODEL}.bundle", images, labels, cached)
+
+
+def _make(folder: Path) -> None:
+    from loadtest.demo import digits  # noqa: PLC0415 - scikit-learn: slow, and only where nothing is kept
+
+    data = digits.load()
+    digits.train(data.model, data.model_labels).save(folder / f"{MODEL}.npz")
+    np.savez(folder / "test.npz", images=data.test, labels=data.test_labels)
+    rows = folder / "fit.npy"
+    np.save(rows, data.fit, allow_pickle=False)
+    fit_bundle(rows, folder / f"{MODEL}.bundle", budget=BUDGET)
+
+
+class Site:
+    """The running processes, and where everything is.
+
+    Attributes:
+        keys: API keys by client name.
+        seen: the id and status of every answer of the firewall.
+    """
+
+    CLIENTS: Final = ("honest", "outliers", "crafted", "malformed", "latency", "flood", "you")
+
+    def __init__(self, folder: Path, stage: Stage) -> None:
+        self.folder = folder
+        self.keys = {name: secrets.token_urlsafe(24) for name in self.CLIENTS}
+        self.seen: dict[str, int] = {}
+        self.audit = folder / "audit.jsonl"
+        self.configuration = folder / "bartizan.yaml"
+        self.address: Address = ("127.0.0.1", free_port())
+        self.admin: Address = ("127.0.0.1", free_port())
+        self.upstream: Address
+        self._stage = stage
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Starts the model server and the firewall; ends both."""
+        with contextlib.ExitStack() as stack:
+            weights = str(self._stage.weights)
+            server = Process(
+                "model server",
+                [sys.executable, "-m", "loadtest.model_server", "--model", weights],
+                self.folder / "model-server.log",
+            )
+            stack.callback(server.stop)
+            self.upstream = server.wait_for_line()
+            self._configure()
+            command = [*BARTIZAN, "run", str(self.configuration)]
+            firewall = Process("bartizan", command, self.folder / "bartizan.log")
+            stack.callback(firewall.stop)
+            firewall.wait_until(self._serves)
+            yield
+
+    def header(self, client: str) -> Header:
+        """The header by which the firewall knows a client."""
+        return ("X-API-Key", self.keys[client])
+
+    def request(self, client: str, rows: Floats) -> bytes:
+        """One inference request of a client."""
+        return infer_request(rows, self.host, TARGET, headers=[self.header(client)])
+
+    @property
+    def host(self) -> str:
+        """The firewall's authority."""
+        return "{}:{}".format(*self.address)
+
+    def exchange(self, session: Session, request: bytes) -> Response:
+        """One exchange through the firewall, remembered."""
+        response = session.exchange(request)
+        name = response.headers.get("x-request-id", "")
+        if not name or name in self.seen:
+            raise DemoError(f"an answer {response.status} without a request id of its own")
+        self.seen[name] = response.status
+        return response
+
+    def _configure(self) -> None:
+        lines = [f"{n}:{hashlib.sha256(k.encode()).hexdigest()}\n" for n, k in self.keys.items()]
+        (self.folder / "api-keys").write_text("".join(lines))
+        self.configuration.write_text(
+            f"""\
+# Written by `bartizan demo`.
+listen: {self.host}
+admin: {{listen: "{self.admin[0]}:{self.admin[1]}"}}
+client: {{identify: [api_key, ip], api_key_header: x-api-key, api_keys: api-keys}}
+audit: {{path: {json.dumps(str(self.audit))}, durability: batched}}
+endpoints:
+  - name: {MODEL}
+    match: /v2/models/{MODEL}
+    upstream: http://{self.upstream[0]}:{self.upstream[1]}
+    protocol: v2
+    contract: learn
+    bundle: {json.dumps(str(self._stage.bundle))}
+    mode: enforce
+    false_positive_budget: {BUDGET}
+    limits:
+      rows_per_second: {RATE:g}
+      burst_rows: {BURST}
+      rows_per_request: {MAX_ROWS}
+""",
+            encoding="utf-8",
+        )
+
+    def _serves(self) -> bool:
+        """Whether the firewall has found the model and learnt its contract."""
+        with contextlib.suppress(OSError), Session(self.address) as session:
+            image = self._stage.images[:1]
+            return self.exchange(session, self.request("you", image)).status in {200, 403}
+        return False
+
+
+def example(site: Site, stage: Stage) -> str:
+    """A request for the reader to try, as a command."""
+    path = site.folder / "honest.json"
+    path.write_bytes(infer_json(stage.images[:1]))
+    return (
+        f"curl -H 'X-API-Key: {site.keys['you']}' -H 'Content-Type: application/json' "
+        f"--data @{path} http://{site.host}{TARGET}"
+    )
+
+
+@contextlib.contextmanager
+def workplace(*, keep: bool) -> Iterator[Path]:
+    """A fresh folder for configuration, logs and audit; removed unless it is to be kept."""
+    if keep:
+        yield Path(tempfile.mkdtemp(prefix="bartizan-demo-"))
+        return
+    with tempfile.TemporaryDirectory(prefix="bartizan-demo-") as name:
+        yield Path(name)

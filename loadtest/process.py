@@ -1,0 +1,169 @@
+"""Real subprocesses: started on a given core, waited for until they serve, ended by their id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from loadtest.serving import READY, parse_address
+
+Address = tuple[str, int]
+
+BARTIZAN: Final = (sys.executable, "-c", "from proxy.cli import main; main()")
+"""The command line of the firewall that is installed beside this package."""
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+class ProcessError(Exception):
+    """A program did not start, or died: with the end of what it wrote."""
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def on_cores(cores: set[int] | None) -> Iterator[None]:
+    """Runs the block on these cores; what it starts inherits them. None changes nothing."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Process:
+    """A running program whose output goes to a file.
+
+    Args:
+        name: for messages.
+        command: program and arguments.
+        log: where stdout and stderr are written.
+        cores: the cores that it may use, or None for all.
+        environment: variables on top of the present ones.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        cores: set[int] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        # Its own session: a Ctrl-C on the terminal reaches us alone, and we end it in order.
+        with log.open("wb") as sink, on_cores(cores):
+            self._popen = subprocess.Popen(  # noqa: S603 - the command is built by the caller
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._popen.pid
+
+    def check(self) -> None:
+        """Raises ProcessError if the program has ended."""
+        code = self._popen.poll()
+        if code is not None:
+            raise ProcessError(f"{self.name} ended with status {code}:\n{self.tail()}")
+
+    def tail(self, lines: int = 20) -> str:
+        """The end of what it wrote."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Waits for a condition while the program lives.
+
+        Raises:
+            ProcessError: if it ends first, or the time does.
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{self.name} is not ready after {seconds:g} s:\n{self.tail()}")
+            time.sleep(0.02)
+
+    def wait_for_line(self, seconds: float = 30.0) -> Address:
+        """The address in the line by which our own servers say that they serve."""
+        found: list[Address] = []
+
+        def seen() -> bool:
+            lines = self.log.read_text(errors="replace").rpartition("\n")[0].splitlines()
+            found.extend(parse_address(t[len(READY) :]) for t in lines if t.startswith(READY))
+            return bool(found)
+
+        self.wait_until(seen, seconds)
+        return found[0]
+
+    def stop(self, seconds: float = 10.0) -> int:
+        """Asks it to end, then makes it. Returns its exit status (negative: by signal)."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            try:
+                self._popen.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+        return self._popen.wait()
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far of the process and its living descendants."""
+        return sum(_cpu_seconds(pid) for pid in _tree(self.pid))
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the process and its living descendants."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        total = 0
+        for pid in _tree(self.pid):
+            with contextlib.suppress(OSError):
+                total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+        return total
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    with contextlib.suppress(OSError):  # it may end while we read
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from _tree(int(child))
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    # Fields 14 and 15 of proc(5); the second field, the name, may hold spaces and brackets.
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def accepts(address: Address) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(address) == 0

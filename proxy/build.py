@@ -1,0 +1,419 @@
+"""Settings to objects: the only file that knows everything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from detectors.bundle import Bundle, BundleError, load_bundle
+
+from detectors.calibration import BudgetError
+from detectors.scorer import Scorer
+from proxy.contract_watch import ContractWatch
+from proxy.decision import Action, Mode
+from proxy.endpoint import Endpoint
+from proxy.http.address import Address
+from proxy.http.limits import ListenerLimits, PoolLimits
+from proxy.http.tls import client_context, server_context
+from proxy.http.upstream import Pool
+from proxy.identity import Identifier
+from proxy.pipeline import Pipeline
+from proxy.policy import Exclusion, Policy, RuleSetting
+from proxy.protocols.contract import Contract, ContractError
+from proxy.protocols.v2 import V2
+from proxy.settings.endpoint import Endpoint as EndpointSettings
+from proxy.settings.endpoint import LearntContract
+from proxy.settings.endpoint import Quota as QuotaSettings
+from proxy.settings.load import digest
+from proxy.settings.models import Http, Settings
+from proxy.state.base import Quota, State
+from proxy.state.limits import Limiter
+from proxy.telemetry.audit import Audit
+from proxy.telemetry.metrics import Metrics, UpstreamState, Watched
+
+FORWARDED: Final = (
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+)
+"""Request headers that are passed on as the client sent them. Every other one ends here."""
+
+
+class BuildError(Exception):
+    """A configuration that is sound in itself, but cannot be served: the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What outlives a reload.
+
+    Attributes:
+        pseudonym_key: keys the clients' pseudonyms where the configuration has no secret.
+    """
+
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    executor: Executor
+    request_id: Callable[[], str]
+    metrics: Metrics
+    state: State
+    audit: Audit
+    pseudonym_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What one configuration becomes, from its loading to the next."""
+
+    settings: Settings
+    digest: str
+    pipeline: Pipeline
+    watches: tuple[ContractWatch, ...]
+    bundles: Mapping[str, Bundle]
+
+    def problems(self) -> list[str]:
+        """Why endpoints are not ready."""
+        return [
+            f"{endpoint.name}: {watch.problem}"
+            for endpoint, watch in zip(self.pipeline.endpoints, self.watches, strict=True)
+            if watch.problem
+        ]
+
+    def upstreams(self) -> list[UpstreamState]:
+        """Every upstream at this moment, for the metrics."""
+        return [
+            UpstreamState(
+                endpoint.name,
+                state.address,
+                state.in_flight,
+                state.in_flight + state.idle,
+                state.ejected,
+                state.ejections,
+            )
+            for endpoint in self.pipeline.endpoints
+            for state in endpoint.pool.state().addresses
+        ]
+
+    def clients(self) -> dict[str, int]:
+        """How many clients each endpoint's quotas know."""
+        return {endpoint.name: endpoint.limiter.known()[0] for endpoint in self.pipeline.endpoints}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The endpoints, for the operator."""
+        described = []
+        for endpoint, watch in zip(self.pipeline.endpoints, self.watches, strict=True):
+            scorer, window = endpoint.scorer, endpoint.metrics.window
+            contract = endpoint.codec.contract
+            described.append(
+                {
+                    "name": endpoint.name,
+                    "match": endpoint.match,
+                    "mode": endpoint.policy.mode.value,
+                    "failure_mode": endpoint.policy.failure_mode.value,
+                    "problem": watch.problem or None,
+                    "contract": contract
+                    and [
+                        {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+                        for spec in contract.inputs
+                    ],
+                    "bundle": endpoint.bundle or None,
+                    "detectors": list(scorer.names) if scorer else [],
+                    "threshold": scorer.threshold if scorer else None,
+                    "engine": scorer.engine if scorer else None,
+                    "false_positive_budget": scorer.calibration.alpha if scorer else None,
+                    "alert_rate": window.rate if window else None,
+                    "budget_exceeded": window.exceeded if window else None,
+                    "upstreams": [
+                        {
+                            "address": state.address,
+                            "in_flight": state.in_flight,
+                            "ejected": state.ejected,
+                        }
+                        for state in endpoint.pool.state().addresses
+                    ],
+                }
+            )
+        return described
+
+
+def load_bundles(settings: Settings) -> dict[str, Bundle]:
+    """The endpoints' bundles by endpoint, verified and checked in full.
+
+    Raises:
+        BuildError: if one cannot be used.
+    """
+    return {
+        endpoint.name: load_endpoint_bundle(settings, endpoint)
+        for endpoint in settings.endpoints
+        if endpoint.bundle is not None
+    }
+
+
+def build(
+    settings: Settings,
+    shared: Shared,
+    bundles: Mapping[str, Bundle],
+    previous: Generation | None = None,
+) -> Generation:
+    """Makes everything that serves this configuration. Opens no connection.
+
+    Args:
+        bundles: those of :func:`load_bundles`.
+        previous: the generation that this one replaces: a pool whose settings stay goes on.
+
+    Raises:
+        BuildError: if a certificate, a budget or a contract cannot be used. Nothing has changed
+            then.
+        SettingsError: if the file of API keys cannot be used.
+    """
+    identify = Identifier(settings.client, random=lambda n: shared.pseudonym_key[:n])
+    scorers = {
+        endpoint.name: _scorer(endpoint, bundles[endpoint.name])
+        for endpoint in settings.endpoints
+        if endpoint.name in bundles
+    }
+    contracts = {endpoint.name: _contract(endpoint, bundles) for endpoint in settings.endpoints}
+    old = _pools(previous)
+    pools = {
+        endpoint.name: old.get(_reach(endpoint)) or _pool(endpoint, shared)
+        for endpoint in settings.endpoints
+    }
+
+    # From here on nothing fails: what outlives a reload may be changed.
+    shared.metrics.bind(
+        _watched(endpoint, bundles.get(endpoint.name), scorers.get(endpoint.name))
+        for endpoint in settings.endpoints
+    )
+    endpoints = [
+        Endpoint(
+            name=endpoint.name,
+            match=endpoint.match,
+            policy=_policy(endpoint, identify),
+            pool=pools[endpoint.name],
+            limiter=_limiter(endpoint, shared.state),
+            metrics=shared.metrics.endpoint(endpoint.name),
+            codec=V2(
+                endpoint.match,
+                contracts[endpoint.name],
+                max_rows=endpoint.limits.rows_per_request,
+                max_bytes=endpoint.limits.body_bytes,
+            ),
+            body_limit=endpoint.limits.body_bytes,
+            expanded_ratio=endpoint.limits.expanded_ratio,
+            width=scorers[endpoint.name].features if endpoint.name in scorers else None,
+            scorer=scorers.get(endpoint.name),
+            bundle=bundles[endpoint.name].digest if endpoint.name in bundles else "",
+        )
+        for endpoint in settings.endpoints
+    ]
+    configuration = digest(settings)
+    return Generation(
+        settings,
+        configuration,
+        Pipeline(
+            endpoints,
+            forward=FORWARDED,
+            identify=identify,
+            request_id=shared.request_id,
+            metrics=shared.metrics,
+            audit=shared.audit,
+            clock=shared.clock,
+            wall=shared.wall,
+            executor=shared.executor,
+            configuration=configuration,
+        ),
+        tuple(
+            ContractWatch(
+                built,
+                learn=isinstance(given.contract, LearntContract),
+                refresh_seconds=given.contract.refresh_seconds
+                if isinstance(given.contract, LearntContract)
+                else LearntContract().refresh_seconds,
+                sleep=asyncio.sleep,
+            )
+            for built, given in zip(endpoints, settings.endpoints, strict=True)
+        ),
+        bundles,
+    )
+
+
+def listener_limits(http: Http) -> ListenerLimits:
+    """The wire's limits, as configured."""
+    return ListenerLimits(
+        head_bytes=http.head_bytes,
+        header_count=http.header_count,
+        head_seconds=http.head_seconds,
+        body_seconds=http.body_seconds,
+        body_rate=http.body_rate,
+        idle_seconds=http.idle_seconds,
+        connections=http.connections,
+    )
+
+
+def listener_address(settings: Settings) -> Address:
+    """Where to listen, with the TLS context if one is configured.
+
+    Raises:
+        BuildError: if the certificate or its key cannot be used.
+    """
+    listen, tls = settings.listen, settings.tls
+    try:
+        context = tls and server_context(
+            str(tls.certificate), str(tls.key), tls.client_ca and str(tls.client_ca)
+        )
+    except OSError as error:
+        raise BuildError(f"tls: {error}") from error
+    return Address(listen.host, listen.port, listen.path, context or None)
+
+
+def load_endpoint_bundle(settings: Settings, endpoint: EndpointSettings) -> Bundle:
+    """One endpoint's bundle.
+
+    Raises:
+        BuildError: if it cannot be used.
+    """
+    assert endpoint.bundle is not None  # the caller looked
+    try:
+        return load_bundle(
+            endpoint.bundle,
+            trusted_keys=[path.read_bytes() for path in settings.trusted_keys],
+            require_signature=settings.require_signature,
+        )
+    except (BundleError, OSError) as error:
+        raise BuildError(f"endpoint {endpoint.name}: {endpoint.bundle}: {error}") from error
+
+
+def _scorer(endpoint: EndpointSettings, bundle: Bundle) -> Scorer:
+    """The bundle's scorer, under the endpoint's own budget where it states one."""
+    calibration = bundle.scorer.calibration
+    alpha = endpoint.false_positive_budget or calibration.alpha
+    delta = 1 - endpoint.confidence if endpoint.confidence else calibration.delta
+    if (alpha, delta) == (calibration.alpha, calibration.delta):
+        return bundle.scorer
+    try:
+        return bundle.scorer.with_budget(alpha, delta)
+    except BudgetError as error:
+        raise BuildError(f"endpoint {endpoint.name}: {error}") from error
+
+
+def _contract(endpoint: EndpointSettings, bundles: Mapping[str, Bundle]) -> Contract | None:
+    """The configured contract; None if it is to be learnt."""
+    if isinstance(endpoint.contract, LearntContract):
+        return None
+    bundle = bundles.get(endpoint.name)
+    try:
+        return Contract.from_config(
+            [
+                {
+                    "name": tensor.name,
+                    "datatype": tensor.datatype,
+                    "shape": tensor.shape,
+                    "minimum": tensor.min,
+                    "maximum": tensor.max,
+                }
+                for tensor in endpoint.contract.inputs
+            ],
+            width=bundle.scorer.features if bundle else None,
+        )
+    except ContractError as error:
+        raise BuildError(f"endpoint {endpoint.name}: {error}") from error
+
+
+def _reach(endpoint: EndpointSettings) -> str:
+    """What a pool depends on: the same for two endpoints that one pool could serve in turn."""
+    return endpoint.model_dump_json(
+        include={"name", "upstream", "upstream_tls", "timeouts", "connections"}
+    )
+
+
+def _pools(generation: Generation | None) -> dict[str, Pool]:
+    if generation is None:
+        return {}
+    pairs = zip(generation.settings.endpoints, generation.pipeline.endpoints, strict=True)
+    return {_reach(given): endpoint.pool for given, endpoint in pairs}
+
+
+def _pool(endpoint: EndpointSettings, shared: Shared) -> Pool:
+    tls, timeouts = endpoint.upstream_tls, endpoint.timeouts
+    try:
+        context = client_context(
+            *(path and str(path) for path in (tls.ca, tls.certificate, tls.key)) if tls else ()
+        )
+    except OSError as error:
+        raise BuildError(f"endpoint {endpoint.name}: upstream_tls: {error}") from error
+    return Pool(
+        [
+            Address(
+                origin.address.host,
+                origin.address.port,
+                origin.address.path,
+                context if origin.tls else None,
+                origin.authority.encode(),
+            )
+            for origin in endpoint.upstream
+        ],
+        PoolLimits(
+            connections=endpoint.connections,
+            connect_seconds=timeouts.connect_seconds,
+            response_seconds=timeouts.response_seconds,
+            total_seconds=timeouts.total_seconds,
+            queue_seconds=timeouts.queue_seconds,
+        ),
+        clock=shared.clock,
+    )
+
+
+def _policy(endpoint: EndpointSettings, identify: Identifier) -> Policy:
+    return Policy(
+        mode=endpoint.mode,
+        failure_mode=endpoint.failure_mode,
+        on_outlier=Action(endpoint.on_outlier),
+        block_fraction=endpoint.block_fraction,
+        settings={
+            rule: RuleSetting(
+                off=switch.mode == "off",
+                mode=Mode(switch.mode) if switch.mode in ("enforce", "monitor") else None,
+                exclusions=tuple(
+                    Exclusion(identify.pseudonym(entry.client), entry.until.timestamp())
+                    for entry in switch.exclude
+                ),
+            )
+            for rule, switch in endpoint.rules.items()
+        },
+    )
+
+
+def _limiter(endpoint: EndpointSettings, state: State) -> Limiter:
+    most = endpoint.limits.rows_per_request
+
+    def quota(limits: QuotaSettings) -> Quota:
+        return Quota.of(limits.rows_per_second, limits.burst(most), limits.rows_per_day)
+
+    return Limiter(
+        state,
+        endpoint.name,
+        client=quota(endpoint.limits),
+        subnet=quota(endpoint.subnet_limits),
+        total=quota(endpoint.endpoint_limits),
+    )
+
+
+def _watched(endpoint: EndpointSettings, bundle: Bundle | None, scorer: Scorer | None) -> Watched:
+    if bundle is None or scorer is None:
+        return Watched(endpoint.name, endpoint.mode)
+    calibration = scorer.calibration
+    return Watched(
+        endpoint.name,
+        endpoint.mode,
+        scorer.names,
+        # A row is flagged if its score is above the rank-th largest of n: then p <= rank / (n + 1).
+        calibration.rank / (calibration.scores.size + 1),
+        calibration.alpha,
+        bundle.digest,
+    )

@@ -1,0 +1,43 @@
+"""``bartizan run``: the firewall as a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from proxy.distribution import ClashError, check_packages
+
+EXIT_FAILED: Final = 1
+EXIT_CONFIGURATION: Final = 3
+
+
+@click.command()
+@click.argument("path", metavar="CONFIG", type=click.Path(path_type=Path))
+def run(path: Path) -> None:
+    """Run the firewall until SIGTERM, which drains it. SIGHUP reloads CONFIG and its bundles.
+
+    Exit status 3 if the configuration cannot be used, 1 if it cannot be served.
+    """
+    try:
+        check_packages()
+    except ClashError as error:
+        _end(str(error), EXIT_FAILED)
+    # Only now: another distribution's files may stand where ours should.
+    from proxy.build import BuildError  # noqa: PLC0415
+    from proxy.server import serve  # noqa: PLC0415
+    from proxy.settings.problems import SettingsError  # noqa: PLC0415
+    from proxy.telemetry.audit import AuditError  # noqa: PLC0415
+
+    try:
+        serve(path)
+    except (SettingsError, BuildError) as error:
+        _end(str(error), EXIT_CONFIGURATION)
+    except (AuditError, OSError) as error:
+        _end(f"bartizan: {error}", EXIT_FAILED)
+
+
+def _end(message: str, status: int) -> None:
+    click.echo(message, err=True)
+    raise SystemExit(status)

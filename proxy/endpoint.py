@@ -1,0 +1,82 @@
+"""One configured endpoint as the objects that serve it, and the way from a path to its endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from detectors.scorer import Scorer
+from proxy.http.upstream import Pool
+from proxy.policy import Policy
+from proxy.protocols.base import Route
+from proxy.protocols.v2 import V2
+from proxy.state.limits import Limiter
+from proxy.telemetry.metrics import EndpointMetrics
+
+# More distinct targets than this are resolved anew each time: versions are the client's words.
+_KNOWN_TARGETS: Final = 1024
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """What serves one endpoint. Only ``codec`` changes while it serves: as the contract is learnt.
+
+    Attributes:
+        match: the clients' path prefix.
+        codec: the protocol, bound to the model's contract once that is known.
+        width: features per row that the bundle was fitted on, None without a bundle.
+        scorer: None without a bundle: contract and limits only.
+        bundle: hex SHA-256 of the bundle's manifest, or "".
+        body_limit: bytes of a request body, as sent and with its content coding undone.
+        expanded_ratio: the most times its size that a compressed body may grow.
+    """
+
+    name: str
+    match: str
+    policy: Policy
+    pool: Pool
+    limiter: Limiter
+    metrics: EndpointMetrics
+    codec: V2
+    body_limit: int
+    expanded_ratio: float
+    width: int | None = None
+    scorer: Scorer | None = None
+    bundle: str = ""
+
+
+class Router:
+    """Finds the endpoint of a request target: the longest match, on whole path segments.
+
+    Paths that belong to a server rather than to one of its models (``/v2/health/ready``) go to the
+    first configured endpoint.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        self._first = endpoints[0]
+        self._by_length = sorted(endpoints, key=lambda endpoint: -len(endpoint.match))
+        self._known: dict[tuple[str, str], tuple[Endpoint, Route]] = {}
+
+    def find(self, method: str, target: str) -> tuple[Endpoint, Route]:
+        """The endpoint and the codec's understanding of the target.
+
+        Raises:
+            Refusal: NO_ROUTE, METHOD or CONTROL_PATH.
+        """
+        known = self._known.get((method, target))
+        if known is not None:
+            return known
+        endpoint = self._endpoint(target)
+        found = endpoint, endpoint.codec.route(method, target)
+        if len(self._known) < _KNOWN_TARGETS:
+            self._known[method, target] = found
+        return found
+
+    def _endpoint(self, target: str) -> Endpoint:
+        for endpoint in self._by_length:
+            if target.startswith(endpoint.match):
+                rest = target[len(endpoint.match) :]
+                if not rest or rest[0] == "/":
+                    return endpoint
+        return self._first

@@ -1,0 +1,164 @@
+"""The upstreams of one endpoint: which one is asked next, and which is left alone for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.http.address import Address
+from proxy.http.limits import PoolLimits
+
+if TYPE_CHECKING:
+    from proxy.http.client_connection import ClientConnection
+
+
+class Freed(Protocol):
+    """What is told when an upstream can take one request more."""
+
+    def __call__(self, upstream: Upstream, connection: ClientConnection | None) -> None:
+        """``connection`` has nothing more to do; None: one was closed, another may be opened."""
+
+
+class Upstream:
+    """One address, its connections and its record.
+
+    Attributes:
+        host_line: the end of a request line to it, and its Host header.
+        idle: connections that wait for a request, the last used one last.
+        connections: all that are open, idle or not.
+        connecting: how many are being opened.
+        failures: consecutive ones.
+        ejected_until: clock; in the past if it is not ejected.
+        connects, errors, ejections, unsolicited, stale_replaced: totals, for metrics.
+    """
+
+    __slots__ = (
+        "_balance",
+        "_freed",
+        "_nth",
+        "address",
+        "connecting",
+        "connections",
+        "connects",
+        "ejected_until",
+        "ejections",
+        "errors",
+        "failures",
+        "host_line",
+        "idle",
+        "stale_replaced",
+        "unsolicited",
+    )
+
+    def __init__(self, address: Address, balance: Balance, freed: Freed) -> None:
+        self.address = address
+        self.host_line = b" HTTP/1.1\r\nhost: %b\r\n" % address.authority
+        self._balance = balance
+        self._freed = freed
+        self._nth = 0
+        self.idle: list[ClientConnection] = []
+        self.connections: set[ClientConnection] = set()
+        self.connecting = 0
+        self.failures = 0
+        self.ejected_until = float("-inf")
+        self.connects = 0
+        self.errors = 0
+        self.ejections = 0
+        self.unsolicited = 0
+        self.stale_replaced = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that it has not answered yet."""
+        return len(self.connections) - len(self.idle) + self.connecting
+
+    @property
+    def full(self) -> bool:
+        """Whether no further connection may be opened."""
+        return len(self.connections) + self.connecting >= self._balance.limits.connections
+
+    def checkout(self) -> ClientConnection | None:
+        """An idle connection on which nothing has arrived since its last answer."""
+        idle = self.idle
+        while idle:
+            connection = idle.pop()
+            if connection.usable():
+                return connection
+            connection.abort()
+        return None
+
+    def failed(self) -> None:
+        """It gave no answer, an invalid one, or a status of 500 or more."""
+        self.errors += 1
+        self.failures += 1
+        if self.failures >= self._balance.limits.failures:
+            self._balance.suspect(self)
+
+    def eject(self, now: float) -> None:
+        """Leaves it alone for n times ``ejection_seconds``, the nth time in a row."""
+        limits = self._balance.limits
+        if now - self.ejected_until > limits.ejection_cap_seconds:
+            self._nth = 0
+        self._nth += 1
+        self.failures = 0
+        self.ejections += 1
+        seconds = min(self._nth * limits.ejection_seconds, limits.ejection_cap_seconds)
+        self.ejected_until = now + seconds
+
+    # What its connections say:
+
+    def opened(self, connection: ClientConnection) -> None:
+        """A connection is established."""
+        self.connects += 1
+        self.connections.add(connection)
+
+    def closed(self, connection: ClientConnection) -> None:
+        """A connection is of no more use."""
+        self.connections.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+        self._freed(self, None)
+
+    def release(self, connection: ClientConnection) -> None:
+        """A connection has nothing more to do."""
+        self._freed(self, connection)
+
+
+class Balance:
+    """Chooses the upstream with the fewest outstanding requests. Ejects, but never the last one."""
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        limits: PoolLimits,
+        clock: Callable[[], float],
+        freed: Freed,
+    ) -> None:
+        if not addresses:
+            raise ValueError("an endpoint needs an upstream")
+        self.limits = limits
+        self.upstreams = tuple(Upstream(address, self, freed) for address in addresses)
+        self._only = self.upstreams[0] if len(self.upstreams) == 1 else None
+        self._clock = clock
+        self._turn = 0
+
+    def choose(self, tried: Collection[Upstream] = ()) -> Upstream | None:
+        """The next to ask, ties in turn; None if all that are not ejected were tried."""
+        if self._only is not None:
+            return None if tried else self._only
+        candidates = [each for each in self.sound() if each not in tried]
+        if not candidates:
+            return None
+        self._turn += 1
+        first = self._turn % len(candidates)
+        return min(candidates[first:] + candidates[:first], key=lambda each: each.outstanding)
+
+    def sound(self) -> Sequence[Upstream]:
+        """Those that are not ejected. There is always one: see ``suspect``."""
+        now = self._clock()
+        return [upstream for upstream in self.upstreams if upstream.ejected_until <= now]
+
+    def suspect(self, upstream: Upstream) -> None:
+        """Ejects an upstream, unless it is the last one that is not."""
+        if any(other is not upstream for other in self.sound()):
+            upstream.eject(self._clock())

@@ -1,0 +1,168 @@
+"""One request and the channel for its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from proxy.http import render
+from proxy.http.messages import Head, Peer, Reply
+from proxy.rules import Refusal
+
+if TYPE_CHECKING:
+    from proxy.http.application import Application
+    from proxy.http.response import Response
+    from proxy.http.server_connection import ServerConnection
+
+
+class Exchange:
+    """One request that was read wholly, and the channel for its one answer.
+
+    Attributes:
+        head: already checked.
+        body: as sent, without the framing of its transfer.
+        peer: the other end of the connection.
+        context: what the application put into its ``Intake``.
+        received: clock at the first byte of the request.
+        read: clock when the request was complete.
+        status: of the answer that was begun, or 0.
+        answered: whether the answer is complete.
+    """
+
+    __slots__ = (
+        "_connection",
+        "answered",
+        "application",
+        "body",
+        "context",
+        "head",
+        "keep_alive",
+        "peer",
+        "read",
+        "received",
+        "status",
+    )
+
+    def __init__(
+        self,
+        connection: ServerConnection,
+        application: Application,
+        head: Head,
+        received: float,
+    ) -> None:
+        self._connection = connection
+        self.application = application
+        self.head = head
+        self.body = b""
+        self.peer: Peer = connection.peer
+        self.context: Any = None
+        self.received = received
+        self.read = 0.0
+        self.status = 0
+        self.answered = False
+        self.keep_alive = head.keep_alive
+
+    def reply(self, reply: Reply) -> None:
+        """Sends a local answer, complete, at once. Nothing happens if the client has left.
+
+        Raises:
+            RuntimeError: if an answer was begun before.
+        """
+        self._begin(reply.status)
+        self.answered = True
+        if reply.close:
+            self.keep_alive = False
+        connection = self._connection
+        connection.write(
+            render.reply(
+                reply,
+                date=connection.date,
+                connection=connection.connection_line(self),
+                with_body=self.head.method != "HEAD",
+            )
+        )
+
+    async def relay(self, response: Response, extra: bytes = b"") -> int:
+        """Passes the upstream's answer on, re-framed, at the pace of the slower side.
+
+        An answer that is there already goes out in one write, without a wait.
+
+        Args:
+            extra: further header lines, each ended by CRLF.
+
+        Returns:
+            The number of bytes of body sent.
+
+        Raises:
+            Refusal: if the upstream died in the middle. The client's connection has then been
+                aborted: a part never looks like the whole.
+            RuntimeError: if an answer was begun before.
+        """
+        self._begin(response.status)
+        if response.complete:
+            body = response.take()
+            self.answered = True
+            self._connection.write(self._head(response, extra, len(body), body))
+            return 0 if self.head.method == "HEAD" else len(body)
+        return await self._stream(response, extra)
+
+    async def _stream(self, response: Response, extra: bytes) -> int:
+        connection = self._connection
+        if self.head.method == "HEAD":
+            response.discard()
+            self.answered = True
+            connection.write(self._head(response, extra, response.length, b""))
+            return 0
+        chunked = response.length is None and not self.head.http10
+        if response.length is None and not chunked:
+            self.keep_alive = False  # the end of the connection is the end of the body
+        piece = response.take()
+        sent = len(piece)
+        connection.write(
+            self._head(response, extra, response.length, render.chunk(piece) if chunked else piece)
+        )
+        try:
+            while not response.complete or response.buffered:
+                await connection.drained()
+                piece = await response.read()
+                sent += len(piece)
+                connection.write(render.chunk(piece) if chunked else piece)
+        except Refusal:
+            connection.abort()
+            raise
+        except BaseException:
+            response.discard()
+            connection.abort()
+            raise
+        if chunked:
+            connection.write(render.LAST_CHUNK)
+        self.answered = True
+        return sent
+
+    def _begin(self, status: int) -> None:
+        if self.status:
+            raise RuntimeError("the exchange has been answered already")
+        self.status = status
+
+    def _head(self, response: Response, extra: bytes, length: int | None, body: bytes) -> bytes:
+        connection = self._connection
+        status = response.status
+        if status == 204:
+            framing = b""  # RFC 9110, 8.6: neither length nor coding
+        elif status == 304 or (self.head.method == "HEAD" and response.bodiless):
+            length = response.length  # that of the answer to GET
+            framing = b"" if length is None else b"content-length: %d\r\n" % length
+        elif length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif self.keep_alive or not self.head.http10:
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            framing = b""
+        return b"%b%b%b%b%b%b\r\n%b" % (
+            render.status_line(status),
+            render.header_lines(response.headers),
+            b"" if response.dated else connection.date,
+            extra,
+            connection.connection_line(self),
+            framing,
+            b"" if self.head.method == "HEAD" else body,
+        )

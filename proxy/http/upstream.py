@@ -1,0 +1,354 @@
+"""The way to the model: a pool of connections that sends nothing but what is permitted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeAlias
+
+from proxy.decision import Permit
+from proxy.http import render
+from proxy.http.address import Address
+from proxy.http.balance import Balance, Upstream
+from proxy.http.client_connection import ClientConnection, Stale
+from proxy.http.drive import Waiter
+from proxy.http.limits import PoolLimits
+from proxy.http.response import Response
+from proxy.rules import UPSTREAM_INVALID, UPSTREAM_QUEUE, UPSTREAM_UNREACHABLE, Refusal
+
+__all__ = ["Address", "AddressState", "Pool", "PoolLimits", "PoolState", "Response"]
+
+Dial: TypeAlias = Callable[[Address, Callable[[], ClientConnection]], Awaitable[ClientConnection]]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressState:
+    """One address at a moment. Counts are totals since the start.
+
+    Attributes:
+        errors: no connection, no or an invalid answer, or a status of 500 or more.
+        unsolicited: connections closed for bytes that no request had asked for.
+        stale_replaced: requests repeated because a reused connection was closed before a byte of
+            their answer.
+    """
+
+    address: str
+    in_flight: int
+    idle: int
+    ejected: bool
+    connects: int
+    errors: int
+    ejections: int
+    unsolicited: int
+    stale_replaced: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """A pool at a moment: what metrics show.
+
+    Attributes:
+        waiting: requests in the queue for a connection.
+        queue_timeouts: those that left it unserved, in total.
+    """
+
+    waiting: int
+    queue_timeouts: int
+    addresses: tuple[AddressState, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Opening:
+    """A connection that is being opened."""
+
+    started: float
+    task: asyncio.Task[ClientConnection] | None = None
+    late: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A place in the queue for a connection."""
+
+    since: float
+    waiter: Waiter
+    connection: ClientConnection | None = None
+
+
+class Pool:
+    """The upstreams of one endpoint.
+
+    Args:
+        addresses: at least one.
+        clock: monotonic seconds.
+        dial: opens a connection; injected in tests.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        limits: PoolLimits | None = None,
+        *,
+        clock: Callable[[], float] = perf_counter,
+        dial: Dial | None = None,
+    ) -> None:
+        self._limits = limits or PoolLimits()
+        self._clock = clock
+        self._dial = dial or _dial
+        self._balance = Balance(addresses, self._limits, clock, self._freed)
+        self._queue: deque[_Place] = deque()
+        self._queue_empty = clock()  # when it last was
+        self._queue_timeouts = 0
+        self._openings: set[_Opening] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._now = clock()  # of the last sweep
+        self._closing = False
+        self._emptied: asyncio.Event | None = None
+
+    async def send(self, permit: Permit) -> Response:
+        """Sends a request and waits for the head of its answer. There is no other way to send.
+
+        A request is never repeated, with one exception: a kept-alive connection that is closed
+        before any byte of the answer may have been closed before the request arrived, so it is
+        replaced once by a fresh one. If nobody waits for the answer any more, its connection is
+        closed, which cancels the request.
+
+        Raises:
+            TypeError: if it is not a permit.
+            ValueError: if the permitted request is not one well-formed request.
+            Refusal: UPSTREAM_UNREACHABLE, UPSTREAM_TIMEOUT, UPSTREAM_INVALID or UPSTREAM_QUEUE.
+        """
+        if type(permit) is not Permit:
+            raise TypeError("only a permit can be sent")
+        request = permit.request
+        render.check_request(request)
+        upstream = self._balance.choose()
+        connection = upstream.checkout() if upstream is not None else None
+        if connection is None:
+            connection = await self._acquire()
+        bodiless = request.method == b"HEAD"
+        upstream = connection.upstream
+        try:
+            response = connection.ask(
+                render.upstream_request(request, upstream.host_line), bodiless=bodiless
+            )
+            await response.progress()
+        except Stale:
+            upstream.stale_replaced += 1
+            connection = await self._acquire(fresh=True)
+            response = connection.ask(
+                render.upstream_request(request, connection.upstream.host_line), bodiless=bodiless
+            )
+            try:
+                await response.progress()
+            except Stale:
+                raise Refusal(UPSTREAM_INVALID, "closed unanswered") from None
+        return response
+
+    async def close(self, seconds: float = 0.0) -> None:
+        """Ends the pool. Requests that are under way have ``seconds`` to end; new ones may still be
+        sent meanwhile (by exchanges that began before a reload).
+        """
+        self._closing = True
+        for upstream in self._balance.upstreams:
+            for connection in tuple(upstream.idle):
+                connection.abort()
+        if seconds > 0 and self._busy():
+            self._emptied = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), seconds)
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [opening.task for opening in self._openings if opening.task is not None]
+        for task in tasks:
+            task.cancel()
+        for upstream in self._balance.upstreams:
+            for connection in tuple(upstream.connections):
+                connection.give_up()
+        for place in tuple(self._queue):
+            place.waiter.fail(Refusal(UPSTREAM_UNREACHABLE, "the pool was closed"))
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def state(self) -> PoolState:
+        """What metrics show."""
+        now = self._clock()
+        return PoolState(
+            sum(not place.waiter.done for place in self._queue),
+            self._queue_timeouts,
+            tuple(
+                AddressState(
+                    str(each.address),
+                    each.outstanding,
+                    len(each.idle),
+                    each.ejected_until > now,
+                    each.connects,
+                    each.errors,
+                    each.ejections,
+                    each.unsolicited,
+                    each.stale_replaced,
+                )
+                for each in self._balance.upstreams
+            ),
+        )
+
+    def sweep(self) -> None:
+        """Checks every deadline. Runs by itself every ``sweep_seconds``."""
+        self._now = now = self._clock()
+        limits = self._limits
+        for upstream in self._balance.upstreams:
+            for connection in tuple(upstream.connections):
+                connection.check(now)
+            for connection in tuple(upstream.idle):
+                if now - connection.idle_since > limits.idle_seconds:
+                    connection.abort()
+        for opening in tuple(self._openings):
+            if now - opening.started > limits.connect_seconds and opening.task is not None:
+                opening.late = True
+                opening.task.cancel()
+        self._shed(now)
+
+    # Getting a connection:
+
+    async def _acquire(self, *, fresh: bool = False) -> ClientConnection:
+        tried: list[Upstream] = []
+        why = ""
+        while True:
+            upstream = self._balance.choose(tried)
+            if upstream is None:
+                raise Refusal(UPSTREAM_UNREACHABLE, why)
+            connection = None if fresh else upstream.checkout()
+            if connection is None and upstream.full:
+                connection = await self._wait()
+            elif connection is None:
+                try:
+                    connection = await self._open(upstream)
+                except OSError as error:
+                    why = f"{upstream.address}: {error}"
+                    tried.append(upstream)
+            if connection is not None:
+                return connection
+
+    async def _open(self, upstream: Upstream) -> ClientConnection:
+        """Opens a connection, in a task: should the client leave meanwhile, others will use it."""
+        loop = asyncio.get_running_loop()
+        if self._timer is None:
+            self._timer = loop.call_later(self._limits.sweep_seconds, self._tick, loop)
+        opening = _Opening(self._clock())
+        opening.task = task = loop.create_task(self._opened(upstream, opening))
+        self._openings.add(opening)
+        upstream.connecting += 1
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._adopt)
+            raise
+
+    async def _opened(self, upstream: Upstream, opening: _Opening) -> ClientConnection:
+        try:
+            connection = await self._dial(
+                upstream.address, lambda: ClientConnection(upstream, self._limits, self._clock)
+            )
+            if not connection.usable():
+                connection.abort()
+                raise ConnectionResetError("closed, or not silent, when it was opened")
+        except asyncio.CancelledError:
+            if not opening.late:
+                raise
+            upstream.failed()
+            raise TimeoutError("connect deadline") from None
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
+            upstream.failed()
+            raise error if isinstance(error, OSError) else OSError(str(error)) from error
+        finally:
+            upstream.connecting -= 1
+            self._openings.discard(opening)
+        return connection
+
+    def _adopt(self, task: asyncio.Task[ClientConnection]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            connection = task.result()
+            connection.upstream.release(connection)
+
+    async def _wait(self) -> ClientConnection | None:
+        """Waits for a connection, or for leave to open one (None)."""
+        now = self._clock()
+        if not self._queue:
+            self._queue_empty = now
+        place = _Place(now, Waiter())
+        self._queue.append(place)
+        try:
+            await place.waiter
+        except BaseException:
+            place.waiter.forget()
+            if place.connection is not None:
+                place.connection.upstream.release(place.connection)
+            raise
+        return place.connection
+
+    def _freed(self, upstream: Upstream, connection: ClientConnection | None) -> None:
+        queue = self._queue
+        if queue and (connection is None or connection.usable()):
+            now = self._clock()
+            while queue:
+                place = queue.popleft()
+                if place.waiter.done:
+                    continue
+                if now - place.since > self._patience(now):
+                    self._turn_away(place)
+                    continue
+                place.connection = connection
+                place.waiter.wake()
+                return
+        if connection is None:
+            if self._emptied is not None and not self._busy():
+                self._emptied.set()
+        elif self._closing:
+            connection.abort()
+        else:
+            connection.idle_since = self._now
+            upstream.idle.append(connection)
+
+    def _shed(self, now: float) -> None:
+        patience = self._patience(now)
+        queue = self._queue
+        while queue and (queue[0].waiter.done or now - queue[0].since > patience):
+            place = queue.popleft()
+            if not place.waiter.done:
+                self._turn_away(place)
+        if not queue:
+            self._queue_empty = now
+
+    def _patience(self, now: float) -> float:
+        limits = self._limits
+        standing = now - self._queue_empty > limits.queue_seconds
+        return limits.queue_target_seconds if standing else limits.queue_seconds
+
+    def _turn_away(self, place: _Place) -> None:
+        self._queue_timeouts += 1
+        place.waiter.fail(Refusal(UPSTREAM_QUEUE, "no connection became free", retry_after=1))
+
+    def _busy(self) -> bool:
+        return any(upstream.outstanding for upstream in self._balance.upstreams)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(self._limits.sweep_seconds, self._tick, loop)
+        self.sweep()
+
+
+async def _dial(address: Address, factory: Callable[[], ClientConnection]) -> ClientConnection:
+    loop = asyncio.get_running_loop()
+    if address.path:
+        _, connection = await loop.create_unix_connection(factory, address.path)
+    else:
+        _, connection = await loop.create_connection(
+            factory,
+            address.host,
+            address.port,
+            ssl=address.tls,
+            server_hostname=address.host if address.tls is not None else None,
+        )
+    return connection

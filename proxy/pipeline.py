@@ -1,0 +1,318 @@
+"""The way of a request, from top to bottom::
+
+    downstream bytes ─ http.downstream ─▶ identity ─▶ protocols.decode ─▶ InferRequest
+       ─▶ limits (rows) ─▶ detectors ─▶ policy.decide ─▶ Permit | local reply
+       ─▶ protocols.encode ─▶ http.upstream ─▶ downstream bytes
+                             └▶ audit, metrics
+
+Scoring, deciding and enforcing are three steps. A request that nothing refuses is forwarded as the
+bytes that were scored, re-serialised from what was understood. Nothing here awaits anything but the
+upstream and, where the operator demands that no answer leaves before its record is on disk, the
+audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from detectors.base import Rows
+from detectors.scorer import ScoreFault, Scorer
+from proxy import rules
+from proxy.decision import Action, Decision, Permit, Reason, UpstreamRequest
+from proxy.endpoint import Endpoint, Router
+from proxy.http import coding
+from proxy.http.application import Intake
+from proxy.http.exchange import Exchange
+from proxy.http.messages import Head, Peer, Reply
+from proxy.identity import Identifier, Identity
+from proxy.policy import is_fault
+from proxy.protocols.base import Call, InferRequest, Route
+from proxy.rules import Refusal
+from proxy.telemetry.audit import Audit
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.record import Record
+
+_log = structlog.get_logger("bartizan.pipeline")
+
+INLINE_BYTES: Final = 256 * 1024
+"""Plain bodies below this are decoded and scored on the loop: it takes a few milliseconds at most.
+
+Compressed ones are not, as they may grow."""
+
+_REFUSED: Final = (Action.BLOCK, Action.THROTTLE)
+
+
+@dataclass(slots=True)
+class Visit:
+    """What is known of an exchange once its head was read.
+
+    Attributes:
+        recorded: whether the audit log has the record already.
+    """
+
+    endpoint: Endpoint
+    route: Route
+    identity: Identity
+    record: Record
+    recorded: bool = False
+
+
+class Pipeline:
+    """Takes every exchange on its way. Implements ``http.application.Application``.
+
+    Args:
+        forward: lower-case names of the request headers that are passed on as they are.
+        identify: who the client is.
+        request_id: makes a fresh request id.
+        metrics: counts what no endpoint took.
+        audit: keeps a record of every exchange.
+        clock: monotonic seconds.
+        wall: seconds since the epoch.
+        executor: runs what would hold the loop too long.
+        configuration: the configuration's digest, for the audit log.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        forward: Sequence[str],
+        identify: Identifier,
+        request_id: Callable[[], str],
+        metrics: Metrics,
+        audit: Audit,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        executor: Executor,
+        configuration: str,
+    ) -> None:
+        self.endpoints = tuple(endpoints)
+        self._router = Router(endpoints)
+        self._forward = tuple((name.encode(), f"{name}: %b\r\n".encode()) for name in forward)
+        self._identify = identify
+        self._request_id = request_id
+        self._metrics = metrics
+        self._audit = audit
+        self._clock = clock
+        self._wall = wall
+        self._executor = executor
+        self._configuration = configuration
+
+    def open(self, head: Head, peer: Peer) -> Intake:
+        """Finds the route and the client, before any of the body is read."""
+        endpoint, route = self._router.find(head.method, head.target)
+        identity = self._identify(head, peer)
+        record = self._record(head)
+        record.endpoint = endpoint.name
+        record.bundle = endpoint.bundle
+        record.client = identity.client
+        return Intake(endpoint.body_limit, Visit(endpoint, route, identity, record))
+
+    async def handle(self, exchange: Exchange) -> None:
+        """One exchange, from its whole request to its finished answer."""
+        visit: Visit = exchange.context
+        endpoint, record = visit.endpoint, visit.record
+        record.received, record.read = exchange.received, exchange.read
+        record.request_bytes = len(exchange.body)
+        try:
+            request = await self._inspected(visit, exchange)
+            record.decided = self._clock()
+            if request is None:
+                await self._answer(exchange, visit)
+                return
+            response = await endpoint.pool.send(Permit(record.decision, request))
+            record.answered = self._clock()
+            record.status = response.status
+            if self._audit.waits and not await self._recorded(visit):
+                response.discard()
+                await self._answer(exchange, visit)
+                return
+            record.response_bytes = await exchange.relay(
+                response, b"x-request-id: %b\r\n" % record.id.encode()
+            )
+        except Refusal as refusal:
+            await self._fail(exchange, visit, refusal)  # the upstream's fault
+        except Exception as fault:
+            _log.exception("fault", endpoint=endpoint.name, request=record.id)
+            await self._fail(exchange, visit, Refusal(rules.INTERNAL, repr(fault)))
+        finally:
+            record.finished = self._clock()
+            endpoint.metrics.observe(record)
+            if not visit.recorded:
+                self._audit.append(record)
+
+    def refuse(self, refusal: Refusal, head: Head | None, peer: Peer, received: float) -> Reply:
+        """Answers what never reached :meth:`handle`: counted and audited like any other."""
+        record = self._record(head)
+        record.received = record.read = received
+        record.decision = _blocked(refusal)
+        endpoint, metrics = self.endpoints[0], self._metrics.unrouted
+        if head is not None:
+            with suppress(Refusal):
+                endpoint, _ = self._router.find(head.method, head.target)
+                record.endpoint, metrics = endpoint.name, endpoint.metrics
+                record.client = self._identify(head, peer).client
+        reply = self._reply(endpoint, record)
+        record.finished = self._clock()
+        metrics.observe(record)
+        self._audit.append(record)
+        return reply
+
+    async def _inspected(self, visit: Visit, exchange: Exchange) -> UpstreamRequest | None:
+        """Inspects on the loop, or in a thread if that would hold the loop."""
+        head, body = exchange.head, exchange.body
+        if len(body) < INLINE_BYTES and b"content-encoding" not in head.headers:
+            return self._inspect(visit, head, body, inline=True)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._inspect, visit, head, body
+        )
+
+    def _inspect(
+        self, visit: Visit, head: Head, body: bytes, *, inline: bool = False
+    ) -> UpstreamRequest | None:
+        """Decodes, meters, scores and decides. What to send upstream, or None to refuse.
+
+        Args:
+            inline: whether it runs on the loop, not in a thread.
+        """
+        endpoint, record, policy = visit.endpoint, visit.record, visit.endpoint.policy
+        if visit.route.call is not Call.INFER:
+            return self._upstream_request(visit, head)
+        request: InferRequest | None = None
+        findings: list[Reason] = []
+        try:
+            if self._audit.full:
+                findings.append(Reason(rules.AUDIT_FAULT, "the queue of records is full"))
+            content_coding = head.get(b"content-encoding")
+            if content_coding is not None:
+                body = coding.decode(
+                    content_coding, body, limit=endpoint.body_limit, ratio=endpoint.expanded_ratio
+                )
+            request = endpoint.codec.decode_request(head, body, visit.route)
+            record.rows = request.n
+            record.decoded = self._clock()
+
+            limited = endpoint.limiter.take(visit.identity, request.n, record.decoded)
+            record.admitted = self._clock()
+            if limited is not None:
+                findings.append(Reason.of(limited))
+
+            if endpoint.scorer is not None and not (findings and self._refuses(visit, findings)):
+                flagged = _score(endpoint.scorer, request.rows, record, inline=inline)
+                record.scored = self._clock()
+                outlier = policy.outlier(flagged, request.n)
+                if outlier is not None:
+                    findings.append(outlier)
+        except Refusal as refusal:
+            findings.append(Reason.of(refusal))
+        except ScoreFault as fault:
+            findings.append(Reason(rules.DETECTOR_FAULT, str(fault)))
+        except Exception as fault:
+            _log.exception("fault", endpoint=endpoint.name, request=record.id)
+            findings.append(Reason(rules.INTERNAL, repr(fault)))
+        if findings and self._refuses(visit, findings):
+            return None
+        if request is not None:
+            return self._upstream_request(visit, head, *endpoint.codec.encode_request(request))
+        # Monitor mode, or a fault that the failure mode tolerates: what was not understood goes on
+        # as it came, in a head of our own.
+        lines = _lines(head, endpoint.codec.framing)
+        return self._upstream_request(visit, head, lines, body)
+
+    def _refuses(self, visit: Visit, findings: Sequence[Reason]) -> bool:
+        record = visit.record
+        record.decision = visit.endpoint.policy.decide(findings, record.client, self._wall())
+        record.fault = next((found.rule.id for found in findings if is_fault(found.rule)), "")
+        return record.decision.enforced in _REFUSED
+
+    def _upstream_request(
+        self, visit: Visit, head: Head, lines: bytes = b"", body: bytes = b""
+    ) -> UpstreamRequest:
+        return UpstreamRequest(
+            head.method.encode(),
+            visit.route.target,
+            b"%b%bx-request-id: %b\r\n"
+            % (lines, _lines(head, self._forward), visit.record.id.encode()),
+            body,
+        )
+
+    def _record(self, head: Head | None) -> Record:
+        record = Record(self._request_id(), 0.0, 0.0)
+        record.configuration = self._configuration
+        if head is not None:
+            record.method, record.target = head.method, head.target
+        return record
+
+    async def _answer(self, exchange: Exchange, visit: Visit) -> None:
+        """Sends the refusal that was decided on."""
+        reply = self._reply(visit.endpoint, visit.record)
+        if self._audit.waits and not visit.recorded:
+            await self._recorded(visit)  # a refusal is sent even if it could not be recorded
+        exchange.reply(reply)
+
+    async def _fail(self, exchange: Exchange, visit: Visit, refusal: Refusal) -> None:
+        """Answers a fault that no failure mode tolerates: there is nothing else to answer with."""
+        visit.record.decision = _blocked(refusal)
+        if not exchange.status:
+            await self._answer(exchange, visit)
+
+    async def _recorded(self, visit: Visit) -> bool:
+        """Puts the record on disk before its answer leaves; False if that refuses the answer."""
+        record = visit.record
+        record.finished = self._clock()
+        visit.recorded = True
+        ticket = self._audit.append(record)
+        if ticket is not None and await self._audit.released(ticket):
+            return True
+        findings = [
+            *record.decision.reasons,
+            Reason(rules.AUDIT_FAULT, "the record is not on disk"),
+        ]
+        return not self._refuses(visit, findings)
+
+    def _reply(self, endpoint: Endpoint, record: Record) -> Reply:
+        """The refusal in the shape that the endpoint's clients expect."""
+        reason = record.decision.reasons[0]
+        content_type, body = endpoint.codec.refuse(Refusal(reason.rule, reason.detail))
+        headers = [(b"x-request-id", record.id.encode())]
+        if reason.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % reason.retry_after))
+        record.status = reason.rule.status
+        record.response_bytes = len(body)
+        return Reply(record.status, body, content_type, tuple(headers))
+
+
+def _score(scorer: Scorer, rows: Rows, record: Record, *, inline: bool) -> int:
+    """Scores the rows, notes the worst of them, and returns how many are flagged."""
+    if inline and len(rows) == 1:
+        record.score, record.p_value, flagged = scorer.score_row(rows)
+        record.signals = scorer.row_p_values()
+        record.flagged_rows = int(flagged)
+        return record.flagged_rows
+    verdicts = scorer.score(rows)
+    worst = int(verdicts.merged.argmax())
+    record.worst_row = worst
+    record.score = float(verdicts.merged[worst])
+    record.p_value = float(verdicts.p_values[worst])
+    record.signals = dict(
+        zip(verdicts.names, verdicts.detector_p_values[worst].tolist(), strict=True)
+    )
+    record.flagged_rows = int(verdicts.flagged.sum())
+    return record.flagged_rows
+
+
+def _blocked(refusal: Refusal) -> Decision:
+    return Decision(Action.BLOCK, Action.BLOCK, (Reason.of(refusal),))
+
+
+def _lines(head: Head, wanted: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The header lines of those wanted headers that the client sent."""
+    headers = head.headers
+    return b"".join([line % headers[name] for name, line in wanted if name in headers])

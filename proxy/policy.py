@@ -1,0 +1,143 @@
+"""From findings to a decision. Pure: no clock, no I/O, no state; everything it needs is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy import rules
+from proxy.decision import ALLOWED, Action, Decision, FailureMode, Mode, Reason
+from proxy.rules import Rule
+
+_HARDNESS: Final = {Action.ALLOW: 0, Action.SHAPE: 1, Action.THROTTLE: 2, Action.BLOCK: 3}
+
+_LIMITS: Final = frozenset(
+    {
+        rules.CLIENT_RATE.id,
+        rules.CLIENT_DAY.id,
+        rules.SUBNET_RATE.id,
+        rules.SUBNET_DAY.id,
+        rules.ENDPOINT_RATE.id,
+        rules.ENDPOINT_DAY.id,
+    }
+)
+
+
+_FAULTS: Final = frozenset(
+    {
+        rules.CONTRACT_UNKNOWN.id,
+        rules.DETECTOR_FAULT.id,
+        rules.INTERNAL.id,
+        rules.AUDIT_FAULT.id,
+    }
+)
+
+
+def is_fault(rule: Rule) -> bool:
+    """Whether a rule is a fault of ours, which the endpoint's failure mode decides."""
+    return rule.id in _FAULTS
+
+
+def is_unconditional(rule: Rule) -> bool:
+    """Whether a rule holds in every mode: those about HTTP itself, routes and the upstream.
+
+    A request that is not one well-formed HTTP request for a known route cannot be forwarded as
+    anything that was understood, so no mode, switch or exclusion lets it through.
+    """
+    return rule.id < "BZ-120" or "BZ-130" <= rule.id < "BZ-200"
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A rule does not count for one client until a moment.
+
+    Attributes:
+        client: the client's pseudonym.
+        until: seconds since the epoch.
+    """
+
+    client: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSetting:
+    """How one rule departs from its endpoint's mode. ``mode`` None: as the endpoint's."""
+
+    off: bool = False
+    mode: Mode | None = None
+    exclusions: tuple[Exclusion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One endpoint's policy.
+
+    Attributes:
+        mode: whether decisions change what the client sees.
+        failure_mode: what a fault of ours does to an exchange.
+        on_outlier: the action for a request of outliers.
+        block_fraction: a request is an outlier if more than this fraction of its rows is flagged;
+            0.0 means any row.
+        settings: rules that depart from the mode, by rule id.
+    """
+
+    mode: Mode = Mode.ENFORCE
+    failure_mode: FailureMode = FailureMode.DENY
+    on_outlier: Action = Action.BLOCK
+    block_fraction: float = 0.0
+    settings: Mapping[str, RuleSetting] = field(default_factory=dict)
+
+    def outlier(self, flagged: int, n: int) -> Reason | None:
+        """The finding that ``flagged`` of ``n`` rows passed the calibrated threshold, or None."""
+        if flagged <= self.block_fraction * n:
+            return None
+        return Reason(rules.OUTLIER, f"{flagged} of {n} rows passed the calibrated threshold")
+
+    def decide(self, findings: Sequence[Reason], client: str, now: float) -> Decision:
+        """The decision over everything that was found.
+
+        Args:
+            findings: in the order found, faults of ours among them; none means allow.
+            client: the client's pseudonym, for exclusions.
+            now: seconds since the epoch, for the exclusions' expiry.
+        """
+        if not findings:
+            return ALLOWED
+        counted: list[tuple[Reason, Action, bool]] = []
+        for reason in findings:
+            action = self._action(reason.rule)
+            setting = self.settings.get(reason.rule.id)
+            if is_unconditional(reason.rule):
+                counted.append((reason, action, True))
+            elif is_fault(reason.rule):
+                # In monitor mode an exchange passes whatever the failure mode: nothing may change.
+                denied = self.failure_mode is FailureMode.DENY and self.mode is Mode.ENFORCE
+                counted.append((reason, action, denied))
+            elif setting is None:
+                counted.append((reason, action, self.mode is Mode.ENFORCE))
+            elif not setting.off:
+                enforced = (setting.mode or self.mode) is Mode.ENFORCE and not any(
+                    exclusion.client == client and now < exclusion.until
+                    for exclusion in setting.exclusions
+                )
+                counted.append((reason, action, enforced))
+        if not counted:
+            return ALLOWED
+        # The hardest enforced reason leads, as the refusal speaks in its words.
+        counted.sort(key=lambda item: (not item[2], -_HARDNESS[item[1]]))
+        return Decision(
+            action=max((action for _, action, _ in counted), key=_HARDNESS.__getitem__),
+            enforced=max(
+                (action for _, action, enforced in counted if enforced),
+                key=_HARDNESS.__getitem__,
+                default=Action.ALLOW,
+            ),
+            reasons=tuple(reason for reason, _, _ in counted),
+        )
+
+    def _action(self, rule: Rule) -> Action:
+        if rule is rules.OUTLIER:
+            return self.on_outlier
+        return Action.THROTTLE if rule.id in _LIMITS else Action.BLOCK

@@ -1,0 +1,290 @@
+"""Open Inference Protocol v2 over REST: JSON, and Triton's binary tensor data extension."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from math import prod
+from typing import Any, Final, Self
+
+import numpy as np
+import orjson
+
+from proxy.protocols.base import Headers, InferRequest, InferResponse, Route, Rows
+from proxy.protocols.contract import Contract, TensorSpec
+from proxy.protocols.tensors import (
+    DATATYPES,
+    Tensor,
+    datatype_of,
+    flatten,
+    from_buffer,
+    from_values,
+    to_buffer,
+    to_rows,
+    to_values,
+)
+from proxy.protocols.v2_binary import LENGTH_HEADER, check_size, header_length
+from proxy.protocols.v2_json import check_unique_keys, count_keys, loads, split_arrays
+from proxy.protocols.v2_layout import Layout, LayoutReader
+from proxy.protocols.v2_messages import check_media_type, check_text, read_shape, shown
+from proxy.protocols.v2_paths import Paths
+from proxy.rules import (
+    BINARY_FRAMING,
+    BODY_TOO_LARGE,
+    CONTRACT_UNKNOWN,
+    DATATYPE,
+    SHAPE,
+    SYNTAX,
+    TENSOR_NAME,
+    UPSTREAM_INVALID,
+    VALUE,
+    Refusal,
+)
+
+_JSON_LINES: Final = b"Content-Type: application/json\r\n"
+_BINARY_LINES: Final = (
+    b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n"
+)
+_NOTHING: Final[Mapping[str, Any]] = {}
+_MEMORABLE: Final = 2048  # bytes of a frame that is worth remembering
+_REMEMBERED: Final = 64
+
+
+class V2:
+    """The codec of one model.
+
+    A request is read completely before anything of it is believed, and forwarded as text or
+    bytes that this class wrote: tensors in the contract's order, JSON data flat, binary where the
+    client sent binary.
+
+    Args:
+        prefix: the model's path as clients write it, ``[/BASE]/v2/models/MODEL``.
+        contract: what the model takes; None while it is not known, and every inference is refused.
+        upstream_prefix: the model's path on the model server; the same if None.
+        max_rows: rows of one request.
+        max_bytes: bytes of one request body, decompressed.
+        max_response_bytes: bytes of one answer that is to be read.
+        parameters: names of further request parameters that the operator vouches for.
+
+    Raises:
+        ValueError: if a prefix is not such a path.
+    """
+
+    name = "v2"
+
+    def __init__(
+        self,
+        prefix: str,
+        contract: Contract | None,
+        *,
+        upstream_prefix: str | None = None,
+        max_rows: int = 256,
+        max_bytes: int = 10 * 2**20,
+        max_response_bytes: int = 10 * 2**20,
+        parameters: Collection[str] = (),
+    ) -> None:
+        self.contract = contract
+        self._arguments: dict[str, Any] = {
+            "prefix": prefix,
+            "upstream_prefix": upstream_prefix,
+            "max_rows": max_rows,
+            "max_bytes": max_bytes,
+            "max_response_bytes": max_response_bytes,
+            "parameters": parameters,
+        }
+        self._paths = Paths(prefix, upstream_prefix)
+        self._max_bytes = max_bytes
+        self._max_response_bytes = max_response_bytes
+        held = contract or Contract()
+        self._width = held.width
+        self._order = [spec.name for spec in held.inputs]
+        self._layouts = LayoutReader(held, max_rows, parameters)
+        # A request without its numbers is the same from one request to the next.
+        self._recall = lru_cache(maxsize=_REMEMBERED)(self._layouts.read)
+
+    def with_contract(self, contract: Contract | None) -> Self:
+        """The same codec bound to another contract; this one stays as it is."""
+        return type(self)(contract=contract, **self._arguments)
+
+    def route(self, method: str, target: str) -> Route:
+        """Understands a request target. See ``Codec.route``."""
+        return self._paths.route(method, target)
+
+    def decode_request(self, head: Headers, body: bytes, route: Route) -> InferRequest:
+        """Reads a request strictly and within bounds. One contract holds for every version.
+
+        Raises:
+            Refusal: and nothing else, whatever the bytes.
+        """
+        if self.contract is None:
+            raise Refusal(CONTRACT_UNKNOWN)
+        if len(body) > self._max_bytes:
+            raise Refusal(BODY_TOO_LARGE, f"at most {self._max_bytes} bytes")
+        check_media_type(head.get(b"content-type"))
+        declared = head.get(LENGTH_HEADER)
+        if declared is None:
+            base = len(body)
+            text = body
+        else:
+            base = header_length(declared, len(body))
+            text = body[:base]
+        layout, arrays, booleans = self._read(text)
+        if base + layout.tail != len(body):
+            raise Refusal(BINARY_FRAMING, "the tensors' sizes do not add up to the body's")
+        tensors: dict[str, Tensor] = {}
+        data = iter(arrays)
+        n = layout.n
+        for name, kind, shape, spec, count, start, stop in layout.places:
+            if start < 0:
+                values = flatten(name, next(data), shape, count)
+                tensor = from_values(name, kind, values, shape, booleans=booleans)
+            else:
+                tensor = from_buffer(name, kind, body, shape, start=base + start, stop=base + stop)
+            if spec is not None and spec.bounded:
+                _check_range(spec, tensor)
+            tensors[name] = tensor
+        if len(tensors) == 1:
+            rows = to_rows(name, tensor, n)
+        else:
+            if self._order:
+                tensors = {name: tensors[name] for name in self._order if name in tensors}
+            rows = _join(tensors, n)
+        if rows.shape[1] != self._width and self._width is not None:
+            raise Refusal(SHAPE, f"a row has {self._width} features")
+        return InferRequest(tensors, rows, n, layout.options)
+
+    def encode_request(self, request: InferRequest) -> tuple[bytes, bytes]:
+        """The canonical header lines and body of a request."""
+        options = request.options
+        document: dict[str, Any] = {}
+        binary: frozenset[str] = frozenset()
+        parameters: Mapping[str, Mapping[str, Any]] = _NOTHING
+        if options:
+            for key in ("id", "parameters"):
+                if key in options:
+                    document[key] = options[key]
+            binary = options.get("binary", binary)
+            parameters = options.get("input_parameters", parameters)
+        inputs: list[dict[str, Any]] = []
+        document["inputs"] = inputs
+        tail: list[bytes] = []
+        for name, tensor in request.tensors.items():
+            item: dict[str, Any] = {
+                "name": name,
+                "shape": tensor.shape,
+                "datatype": datatype_of(tensor).name,
+            }
+            inputs.append(item)
+            own = parameters.get(name, _NOTHING)
+            if name in binary:
+                data = to_buffer(tensor)
+                item["parameters"] = {"binary_data_size": len(data), **own}
+                tail.append(data)
+            else:
+                if own:
+                    item["parameters"] = own
+                item["data"] = to_values(tensor)
+        if "outputs" in options:
+            document["outputs"] = options["outputs"]
+        text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        if tail:
+            return _BINARY_LINES % len(text), b"".join((text, *tail))
+        return _JSON_LINES, text
+
+    def decode_response(self, head: Headers, body: bytes) -> InferResponse:
+        """Reads a successful answer to an inference strictly and within bounds.
+
+        The answer must be plain (no content coding) and its numbers finite. ``n`` is the size of
+        the outputs' common first dimension, or 1 if they have none in common.
+
+        Raises:
+            Refusal: UPSTREAM_INVALID, and nothing else, whatever the bytes.
+        """
+        try:
+            return self._decode_response(head, body)
+        except Refusal as refusal:
+            detail = f"{refusal.rule.message}: {refusal.detail}"
+            raise Refusal(UPSTREAM_INVALID, detail) from None
+
+    def refuse(self, refusal: Refusal) -> tuple[bytes, bytes]:
+        """Content type and body of a refusal: a string, since an object breaks tritonclient."""
+        message = refusal.message.encode("utf-8", "replace").decode()
+        return b"application/json", orjson.dumps({"error": message})
+
+    def _read(self, text: bytes) -> tuple[Layout, list[list[Any]], bool]:
+        """The layout of a request, its JSON data, and whether booleans may be in that."""
+        frame, arrays, booleans = split_arrays(text)
+        try:
+            layout = self._recall(frame) if len(frame) <= _MEMORABLE else self._layouts.read(frame)
+        except Refusal as refusal:
+            if refusal.rule is SYNTAX:
+                loads(text)  # says where in the text
+            raise
+        if layout.hollow != len(arrays):
+            del arrays
+            layout = self._layouts.read(text)
+            return layout, layout.arrays, True
+        return layout, arrays, booleans
+
+    def _decode_response(self, head: Headers, body: bytes) -> InferResponse:
+        if len(body) > self._max_response_bytes:
+            raise Refusal(BODY_TOO_LARGE, f"at most {self._max_response_bytes} bytes")
+        if head.get(b"content-encoding") not in (None, b"identity"):
+            raise Refusal(SYNTAX, "the answer is compressed")
+        check_media_type(head.get(b"content-type"))
+        declared = head.get(LENGTH_HEADER)
+        start = len(body) if declared is None else header_length(declared, len(body))
+        text = body[:start]
+        document = loads(text)
+        if type(document) is not dict or type(document.get("outputs")) is not list:
+            raise Refusal(SYNTAX, "no list of outputs")
+        outputs = document.pop("outputs")
+        keys = 1 + count_keys(document)
+        options = {
+            key: document[key] for key in ("model_name", "model_version", "id") if key in document
+        }
+        tensors: dict[str, Tensor] = {}
+        for item in outputs:
+            if type(item) is not dict:
+                raise Refusal(SYNTAX, "an output is not an object")
+            name: Any = item.get("name")
+            check_text("the name of an output", name)
+            kind = DATATYPES.get(str(item.get("datatype")))
+            if kind is None or name in tensors:
+                raise Refusal(DATATYPE if kind is None else TENSOR_NAME, shown(name))
+            shape = read_shape(name, item.get("shape"), smallest=0)
+            count = prod(shape)
+            values = item.pop("data", None)
+            keys += count_keys(item) + (values is not None)
+            parameters = item.get("parameters")
+            size = parameters.get("binary_data_size") if type(parameters) is dict else None
+            if size is not None:
+                check_size(name, kind, size, count)
+                if values is not None or start + size > len(body):
+                    raise Refusal(BINARY_FRAMING, f"{name} is not where its size says")
+                tensors[name] = from_buffer(name, kind, body, shape, start=start, stop=start + size)
+                start += size
+                options["binary"] = options.get("binary", frozenset()) | {name}
+            elif type(values) is list:
+                flat = flatten(name, values, shape, count)
+                tensors[name] = from_values(name, kind, flat, shape, booleans=True)
+            else:
+                raise Refusal(SYNTAX, f"{name} has no list of data")
+        if start != len(body):
+            raise Refusal(BINARY_FRAMING, "the tensors' sizes do not add up to the body's")
+        check_unique_keys(text, keys)
+        first = {tensor.shape[0] for tensor in tensors.values()}
+        return InferResponse(tensors, first.pop() if len(first) == 1 else 1, options)
+
+
+def _join(tensors: Mapping[str, Tensor], n: int) -> Rows:
+    parts = [to_rows(name, tensor, n) for name, tensor in tensors.items() if tensor.dtype != object]
+    return np.concatenate(parts, axis=1) if parts else np.empty((n, 0), np.float32)
+
+
+def _check_range(spec: TensorSpec, tensor: Tensor) -> None:
+    # As Python numbers: a 64-bit integer is not rounded to a double before it is compared.
+    if (spec.minimum is not None and tensor.min().item() < spec.minimum) or (
+        spec.maximum is not None and tensor.max().item() > spec.maximum
+    ):
+        raise Refusal(VALUE, f"{spec.name} must lie in [{spec.minimum}, {spec.maximum}]")

@@ -1,0 +1,185 @@
+"""What the JSON of an OIP v2 request says of its tensors, held against the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from math import prod
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from proxy.protocols.contract import ANY, Contract, TensorSpec
+from proxy.protocols.tensors import DATATYPES, Datatype
+from proxy.protocols.v2_binary import check_size
+from proxy.protocols.v2_json import check_unique_keys, loads
+from proxy.protocols.v2_messages import (
+    MAX_TENSORS,
+    check_text,
+    read_input_parameters,
+    read_options,
+    read_shape,
+    shown,
+)
+from proxy.rules import (
+    BINARY_FRAMING,
+    DATATYPE,
+    ROWS_PER_REQUEST,
+    SHAPE,
+    SYNTAX,
+    TENSOR_NAME,
+    Refusal,
+)
+
+_INPUT_KEYS: Final = frozenset({"name", "shape", "datatype", "parameters", "data"})
+
+
+class Place(NamedTuple):
+    """Where one tensor's data is.
+
+    Attributes:
+        spec: the contract's word on the tensor, or None if the contract is open.
+        elements: how many, the product of the shape.
+        start: the offset of binary data behind the JSON, or -1 if the data is JSON.
+        stop: the offset of its end.
+    """
+
+    name: str
+    kind: Datatype
+    shape: tuple[int, ...]
+    spec: TensorSpec | None
+    elements: int
+    start: int
+    stop: int
+
+
+class Layout(NamedTuple):
+    """One request, all but the conversion of its data.
+
+    Attributes:
+        places: in the order sent.
+        n: rows.
+        arrays: the JSON data of the places that have such, in their order.
+        hollow: the number of ``arrays`` if all are empty, else -1.
+        tail: bytes of binary data behind the JSON.
+        options: everything beside the tensors, to pass on; read-only, as layouts are shared.
+    """
+
+    places: list[Place]
+    n: int
+    arrays: list[list[Any]]
+    hollow: int
+    tail: int
+    options: Mapping[str, Any]
+
+
+class LayoutReader:
+    """Reads the JSON of requests to one model.
+
+    Args:
+        contract: what the model takes.
+        max_rows: rows of one request.
+        parameters: further request parameters whose scalar values pass.
+    """
+
+    def __init__(self, contract: Contract, max_rows: int, parameters: Collection[str]) -> None:
+        self._open = contract.open
+        self._batched = contract.batched
+        self._max_rows = max_rows
+        self._parameters = frozenset(parameters)
+        self._inputs = {spec.name: (spec, DATATYPES[spec.datatype]) for spec in contract.inputs}
+        self._required = {spec.name for spec in contract.inputs if not spec.optional}
+        self._outputs = frozenset(spec.name for spec in contract.outputs)
+
+    def read(self, text: bytes) -> Layout:
+        """Reads the JSON of a request; a function of its bytes alone.
+
+        Raises:
+            Refusal: for everything that can be wrong with it.
+        """
+        document = loads(text)
+        if type(document) is not dict:
+            raise Refusal(SYNTAX, "not a JSON object")
+        inputs = document.get("inputs")
+        if type(inputs) is not list or not 0 < len(inputs) <= MAX_TENSORS:
+            raise Refusal(SYNTAX, f"inputs is not a list of 1 to {MAX_TENSORS} tensors")
+        options, keys = read_options(document, self._outputs, self._parameters)
+        n = tail = 0
+        places: list[Place] = []
+        arrays: list[list[Any]] = []
+        binary: set[str] = set()
+        kept: dict[str, Mapping[str, Any]] = {}
+        names: set[str] = set()
+        for item in inputs:
+            if type(item) is not dict:
+                raise Refusal(SYNTAX, "an input is not an object")
+            name, kind, shape, spec = self._identify(item)
+            if name in names:
+                raise Refusal(TENSOR_NAME, f"{shown(name)} is there twice")
+            rows = shape[0] if self._batched else 1
+            if not names:
+                n = rows
+                if n > self._max_rows:
+                    raise Refusal(ROWS_PER_REQUEST, f"at most {self._max_rows}")
+            elif rows != n:
+                raise Refusal(SHAPE, f"{name} has another number of rows than the first input")
+            names.add(name)
+            parameters = item.get("parameters", {})
+            size, passed = read_input_parameters(name, kind, parameters)
+            keys += len(item) + len(parameters)
+            if passed:
+                kept[name] = passed
+            count = prod(shape)
+            start, stop = -1, tail
+            if size is None:
+                values = item.get("data")
+                if type(values) is not list:
+                    raise Refusal(SYNTAX, f"{name} has no list of data")
+                arrays.append(values)
+            else:
+                if "data" in item:
+                    raise Refusal(BINARY_FRAMING, f"{name} has both binary_data_size and data")
+                check_size(name, kind, size, count)
+                start, stop = tail, tail + size
+                binary.add(name)
+            places.append(Place(name, kind, shape, spec, count, start, stop))
+            tail = stop
+        if not self._required <= names:
+            raise Refusal(TENSOR_NAME, f"{shown(min(self._required - names))} is missing")
+        check_unique_keys(text, keys)
+        if binary:
+            options["binary"] = frozenset(binary)
+        if kept:
+            options["input_parameters"] = kept
+        hollow = -1 if any(arrays) else len(arrays)
+        return Layout(places, n, arrays, hollow, tail, MappingProxyType(options))
+
+    def _identify(
+        self, item: dict[str, Any]
+    ) -> tuple[str, Datatype, tuple[int, ...], TensorSpec | None]:
+        """Which tensor of the contract an input claims to be, if it may."""
+        try:
+            name, declared, sizes = item["name"], item["datatype"], item["shape"]
+        except KeyError as error:
+            raise Refusal(SYNTAX, f"an input has no {error.args[0]}") from None
+        if type(name) is not str or type(declared) is not str:
+            raise Refusal(SYNTAX, "an input's name or datatype is not a string")
+        if not item.keys() <= _INPUT_KEYS:
+            raise Refusal(SYNTAX, f"unknown key {shown(min(item.keys() - _INPUT_KEYS))}")
+        if self._open:
+            check_text("the name of an input", name)
+            kind = DATATYPES.get(declared)
+            if kind is None:
+                raise Refusal(DATATYPE, f"{shown(declared)} of {name}")
+            return name, kind, read_shape(name, sizes), None
+        bound = self._inputs.get(name)
+        if bound is None:
+            raise Refusal(TENSOR_NAME, shown(name))
+        spec, kind = bound
+        if declared != kind.name:
+            raise Refusal(DATATYPE, f"{name} is {kind.name}")
+        shape = read_shape(name, sizes)
+        if len(shape) != len(spec.shape):
+            raise Refusal(SHAPE, f"{name} has {len(spec.shape)} dimensions")
+        for size, wanted in zip(shape, spec.shape, strict=True):
+            if wanted not in (size, ANY):
+                raise Refusal(SHAPE, f"{name} is {list(spec.shape)}")
+        return name, kind, shape, spec

@@ -1,0 +1,415 @@
+"""The configuration of one endpoint: a model server, its contract, its detectors and its limits."""
+
+from __future__ import annotations
+
+import math
+from ipaddress import ip_address
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+
+from proxy import rules
+from proxy.decision import FailureMode, Mode
+from proxy.settings.fields import (
+    Bytes,
+    FilePath,
+    Matching,
+    Moment,
+    PathPrefix,
+    Seconds,
+    Upstream,
+    one_or_more,
+)
+from proxy.settings.section import Faults, Section
+
+SWITCHABLE: Final = (
+    rules.OUTLIER,
+    rules.ROWS_PER_REQUEST,
+    rules.CLIENT_RATE,
+    rules.CLIENT_DAY,
+    rules.SUBNET_RATE,
+    rules.SUBNET_DAY,
+    rules.ENDPOINT_RATE,
+    rules.ENDPOINT_DAY,
+)
+"""The rules that an operator may switch. Without any other there would be no request to forward, or
+no reason to believe in it."""
+
+Name = Annotated[
+    str,
+    Matching(
+        "[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?",
+        "at most 64 lower-case letters, digits, dots, hyphens and underscores, "
+        "with a letter or digit at either end",
+    ),
+]
+ServerName = Annotated[str, Matching("[A-Za-z0-9.-]{1,253}", "a host name")]
+ClientName = Annotated[
+    str,
+    Matching(
+        r"([0-9a-f]{32}|(mtls|api_key|ip):\S{1,1024})",
+        "a pseudonym of 32 hex digits as in the audit log, or mtls:URI, api_key:NAME or ip:ADDRESS",
+    ),
+]
+Datatype = Literal[
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BYTES",
+]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(gt=0, le=10**12)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Tensor(Section):
+    """One input tensor of the model, as its contract declares it."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    """The tensor's name."""
+    datatype: Datatype
+    """Its datatype, in the words of the Open Inference Protocol."""
+    shape: tuple[Annotated[int, Field(ge=-1, le=2**31 - 1)], ...] = Field(
+        min_length=1, max_length=8
+    )
+    """Its dimensions, the batch first; -1 for one of any size."""
+    optional: bool = False
+    """Whether a request may leave it out."""
+    min: Finite | None = None
+    """The least value allowed; none: any value of the datatype."""
+    max: Finite | None = None
+    """The greatest value allowed; none: any value of the datatype."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Tensor:
+        faults = Faults()
+        for index, size in enumerate(self.shape):
+            if size == 0:
+                faults.add("a dimension is at least 1, or -1 for one of any size", "shape", index)
+        if self.datatype in ("BYTES", "BOOL"):
+            for key in ("min", "max"):
+                if getattr(self, key) is not None:
+                    faults.add(f"a {self.datatype} tensor has no range", key)
+        elif self.min is not None and self.max is not None and self.min > self.max:
+            faults.add(f"the range is empty: min {self.min:g} is above max {self.max:g}", "min")
+        faults.report()
+        return self
+
+
+class DeclaredContract(Section):
+    """A contract that the configuration states."""
+
+    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=64)
+    """The model's input tensors, in the order in which their features are scored."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DeclaredContract:
+        faults = Faults()
+        seen: set[str] = set()
+        for index, tensor in enumerate(self.inputs):
+            if tensor.name in seen:
+                faults.add(f"the tensor {tensor.name!r} is declared twice", "inputs", index, "name")
+            seen.add(tensor.name)
+        faults.report()
+        return self
+
+
+class LearntContract(Section):
+    """A contract that is learnt from the model server's own metadata."""
+
+    refresh_seconds: Seconds = 30.0
+    """How often the metadata is asked for again, to notice a new model."""
+
+
+def _contract_kind(value: Any) -> str:
+    declared = isinstance(value, DeclaredContract) or (
+        isinstance(value, dict) and "inputs" in value
+    )
+    return "declared" if declared else "learnt"
+
+
+def _learn(value: Any) -> Any:
+    return {} if value == "learn" else value
+
+
+Contract = Annotated[
+    Annotated[DeclaredContract, Tag("declared")]
+    | Annotated[
+        LearntContract,
+        BeforeValidator(_learn, json_schema_input_type=Literal["learn"] | LearntContract),
+        Tag("learnt"),
+    ],
+    Discriminator(_contract_kind),
+]
+
+
+class Timeouts(Section):
+    """How long the model server may take, in seconds."""
+
+    connect_seconds: Seconds = 2.0
+    """To accept a connection."""
+    response_seconds: Seconds = 30.0
+    """From the last byte of the request to the head of the answer."""
+    total_seconds: Seconds = 60.0
+    """From the first byte of the request to the last of the answer."""
+    queue_seconds: Seconds = 1.0
+    """How long a request may wait for a free connection."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Timeouts:
+        faults = Faults()
+        if self.response_seconds > self.total_seconds:
+            faults.add(
+                f"{self.response_seconds:g} s can never pass: total_seconds is "
+                f"{self.total_seconds:g}",
+                "response_seconds"
+                if "response_seconds" in self.model_fields_set
+                else "total_seconds",
+            )
+        faults.report()
+        return self
+
+
+class UpstreamTls(Section):
+    """TLS to the model server."""
+
+    ca: FilePath | None = None
+    """Certificates (PEM) that may sign the server's; none: the system's."""
+    certificate: FilePath | None = None
+    """Our client certificate chain (PEM)."""
+    key: FilePath | None = None
+    """Our client certificate's private key (PEM)."""
+    server_name: ServerName | None = None
+    """The name that the server's certificate must carry; none: the upstream's host."""
+
+    @model_validator(mode="after")
+    def _check(self) -> UpstreamTls:
+        faults = Faults()
+        if (self.certificate is None) is not (self.key is None):
+            given, lacking = ("certificate", "key") if self.certificate else ("key", "certificate")
+            faults.add(f"{given} needs a {lacking} beside it", given)
+        faults.report()
+        return self
+
+
+class Quota(Section):
+    """How many rows may pass: a rate with a burst, an allowance for a day, both or neither."""
+
+    rows_per_second: Annotated[float, Field(ge=1e-4, le=1e7, allow_inf_nan=False)] | None = None
+    """The sustained rate of rows; none: no limit on the rate."""
+    burst_rows: Count | None = None
+    """Rows that may come at once; none: one second's worth, and at least one request's."""
+    rows_per_day: Count | None = None
+    """Rows in a day, from midnight to midnight UTC; none: no daily limit."""
+
+    @model_validator(mode="after")
+    def _check_quota(self) -> Quota:
+        faults = Faults()
+        if self.burst_rows is not None and self.rows_per_second is None:
+            faults.add("burst_rows needs rows_per_second beside it", "burst_rows")
+        faults.report()
+        return self
+
+    @property
+    def is_unlimited(self) -> bool:
+        """True if nothing is limited."""
+        return self.rows_per_second is None and self.rows_per_day is None
+
+    def burst(self, rows_per_request: int) -> int:
+        """The burst in rows, stated or not: 0 if the rate is not limited."""
+        if self.rows_per_second is None:
+            return 0
+        return self.burst_rows or max(math.ceil(self.rows_per_second), rows_per_request)
+
+
+class Limits(Quota):
+    """What one client may send, and how large one request may be."""
+
+    rows_per_request: Annotated[int, Field(gt=0, le=10**7)] = 1024
+    """Rows in one request."""
+    body_bytes: Bytes = 10 * 2**20
+    """The size of a request's body, as sent and as decompressed."""
+    expanded_ratio: Annotated[float, Field(ge=1, le=10_000)] = 100.0
+    """How many times its size a compressed body may grow."""
+
+
+class Exclusion(Section):
+    """A client to which a rule does not apply, until a date."""
+
+    client: ClientName
+    """The client: its pseudonym as in the audit log, or ``mtls:spiffe://…``, ``api_key:NAME``,
+    ``ip:ADDRESS``."""
+    until: Moment
+    """When the exclusion ends: a date, or a time with its zone."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Exclusion:
+        faults = Faults()
+        kind, _, name = self.client.partition(":")
+        if kind == "ip":
+            try:
+                ip_address(name)
+            except ValueError:
+                faults.add(f"{name!r} is not an IP address", "client")
+        faults.report()
+        return self
+
+
+class RuleSwitch(Section):
+    """How one rule is applied."""
+
+    mode: Literal["enforce", "monitor", "off"] | None = None
+    """``enforce``, ``monitor`` (recorded, but nothing that a client sees changes) or ``off``; none:
+    the endpoint's mode."""
+    exclude: tuple[Exclusion, ...] = ()
+    """Clients to which the rule does not apply."""
+
+
+def _known_rules(switches: dict[str, RuleSwitch]) -> dict[str, RuleSwitch]:
+    faults = Faults()
+    switchable = {rule.id for rule in SWITCHABLE}
+    for rule in switches:
+        if rule not in rules.RULES:
+            faults.add(f"no such rule: {rule}; see docs/rules.md", rule)
+        elif rule not in switchable:
+            faults.add(
+                f"{rule} ({rules.RULES[rule].message}) cannot be switched; "
+                f"these can: {', '.join(sorted(switchable))}",
+                rule,
+            )
+    faults.report()
+    return switches
+
+
+class Endpoint(Section):
+    """One model behind the firewall."""
+
+    name: Name
+    """The endpoint's name, in logs and metrics."""
+    match: PathPrefix
+    """The clients' path: ``/v2/models/NAME``, or ``/v2/models/NAME/versions/VERSION``."""
+    upstream: Annotated[
+        tuple[Upstream, ...],
+        BeforeValidator(one_or_more, json_schema_input_type=Upstream | tuple[Upstream, ...]),
+        Field(min_length=1, max_length=64),
+    ]
+    """The model server, or a list of servers that hold the same model: ``http://host:port``,
+    ``https://host:port`` or ``unix:/path``."""
+    upstream_tls: UpstreamTls | None = None
+    """TLS to ``https://`` upstreams, where the system's certificates do not suffice."""
+    timeouts: Timeouts = Timeouts()
+    """How long the model server may take."""
+    connections: Annotated[int, Field(gt=0, le=65_535)] = 128
+    """Connections to each upstream, at most."""
+    protocol: Literal["v2"] = "v2"
+    """The wire protocol: the Open Inference Protocol, version 2."""
+    contract: Contract = LearntContract()
+    """The model's input tensors: ``learn`` asks the model server; ``{inputs: […]}`` states them."""
+    bundle: FilePath | None = None
+    """The fitted detectors; none: contract and limits only."""
+    mode: Mode = Mode.ENFORCE
+    """``enforce``, or ``monitor``: decide and record, but refuse nothing."""
+    false_positive_budget: Fraction | None = None
+    """The share of honest rows that may be flagged; none: what the bundle was fitted for."""
+    confidence: Fraction | None = None
+    """How sure it must be that the budget is kept; none: what the bundle was fitted for."""
+    on_outlier: Literal["block", "allow"] = "block"
+    """What becomes of a request with flagged rows: ``block``, or ``allow`` and record it."""
+    block_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A request is refused if more than this fraction of its rows is flagged; 0: if any is."""
+    failure_mode: FailureMode = Field(
+        default_factory=lambda data: (
+            FailureMode.ALLOW if data.get("mode") is Mode.MONITOR else FailureMode.DENY
+        )
+    )
+    """What becomes of a request on a fault of ours: ``deny`` or ``allow``. Unless stated, ``deny``
+    where the mode is ``enforce`` and ``allow`` where it is ``monitor``."""
+    limits: Limits = Limits()
+    """Limits of each client."""
+    subnet_limits: Quota = Quota()
+    """Limits of each subnet, over all its clients."""
+    endpoint_limits: Quota = Quota()
+    """Limits of the endpoint, over all clients."""
+    rules: Annotated[dict[str, RuleSwitch], AfterValidator(_known_rules)] = Field(
+        default_factory=dict
+    )
+    """Rules switched off, moved to monitor, or excluded for a client, by rule id."""
+
+    @property
+    def model(self) -> str:
+        """The model's name, from ``match``."""
+        return self.match.split("/")[3]
+
+    @property
+    def version(self) -> str:
+        """The model's version, from ``match``, or ""."""
+        return self.match.split("/")[5] if self.match.count("/") > 3 else ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Endpoint:
+        faults = Faults()
+        self._check_match(faults)
+        self._check_upstream(faults)
+        self._check_scoring(faults)
+        self._check_quotas(faults)
+        faults.report()
+        return self
+
+    def _check_match(self, faults: Faults) -> None:
+        parts = self.match.split("/")
+        if parts[:3] != ["", "v2", "models"] or not (
+            len(parts) == 4 or (len(parts) == 6 and parts[4] == "versions")
+        ):
+            faults.add(
+                "the v2 protocol's paths are /v2/models/NAME and /v2/models/NAME/versions/VERSION",
+                "match",
+            )
+
+    def _check_upstream(self, faults: Faults) -> None:
+        for index, origin in enumerate(self.upstream):
+            if origin in self.upstream[:index]:
+                faults.add(f"the upstream {origin} is listed twice", "upstream", index)
+        if self.upstream_tls is not None and not any(origin.tls for origin in self.upstream):
+            faults.add("no upstream is https://: it would do nothing", "upstream_tls")
+
+    def _check_scoring(self, faults: Faults) -> None:
+        if self.bundle is not None:
+            return
+        for key in ("false_positive_budget", "confidence", "on_outlier", "block_fraction"):
+            if key in self.model_fields_set:
+                faults.add("nothing is scored without a bundle: it would do nothing", key)
+        if rules.OUTLIER.id in self.rules:
+            faults.add(
+                "nothing is scored without a bundle: it would do nothing", "rules", rules.OUTLIER.id
+            )
+
+    def _check_quotas(self, faults: Faults) -> None:
+        most = self.limits.rows_per_request
+        for section in ("limits", "subnet_limits", "endpoint_limits"):
+            quota: Quota = getattr(self, section)
+            for key in ("burst_rows", "rows_per_day"):
+                allowed: int | None = getattr(quota, key)
+                if allowed is not None and allowed < most:
+                    faults.add(
+                        f"{allowed} is below limits.rows_per_request ({most}): such a request "
+                        f"could never pass; raise it, or lower rows_per_request",
+                        section,
+                        key,
+                    )

@@ -1,0 +1,171 @@
+"""A configuration file to settings, or to all that is wrong with it, each fault with its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from proxy.settings.document import Document, read, resolve
+from proxy.settings.models import Settings
+from proxy.settings.problems import SettingsError, Source, path_text
+from proxy.settings.schema import keys_at
+from proxy.settings.section import CONTRADICTION, Place, placed
+from proxy.settings.text import read_text
+
+MAX_BYTES: Final = 512 * 2**10
+
+_SECRETS: Final = frozenset({("admin", "token"), ("client", "secret")})
+_SCALAR_ERRORS: Final = frozenset({"int_type", "float_type", "bool_type", "none_required"})
+
+Check = Callable[[Settings], Iterable[tuple[Place, str]]]
+"""A further check of sound settings: yields the place of a key, and what is wrong with it; raises
+SettingsError for what is wrong with another file."""
+
+
+def load(
+    path: Path | str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    checks: Iterable[Check] = (),
+) -> Settings:
+    """Reads a configuration file.
+
+    Args:
+        path: the file; relative paths within it start from its directory.
+        environment: what ``${NAME}`` refers to; none: the process's environment.
+        checks: further checks, run if the configuration is otherwise sound.
+
+    Raises:
+        SettingsError: if it cannot be used, with all that is wrong.
+    """
+    source = Source(str(path), read_text(Path(path), MAX_BYTES))
+    document = read(source, os.environ if environment is None else environment)
+    if not isinstance(document.value, dict):
+        if not document.problems:
+            document.complain((1, 1), "must be a mapping, which begins with a key such as listen:")
+        raise SettingsError(document.problems)
+    context = {"directory": Path(path).absolute().parent}
+    settings, errors = _validate(document, context)
+    for error in errors:
+        _complain(document, error)
+    if settings is not None:
+        for check in checks:
+            try:
+                for place, message in check(settings):
+                    _complain_at(document, place, message)
+            except SettingsError as error:
+                document.problems.extend(error.problems)
+    if settings is None or document.problems:
+        raise SettingsError(document.problems)
+    return settings
+
+
+def digest(settings: Settings) -> str:
+    """SHA-256, in hex, of the effective configuration: defaults filled in, secrets left out."""
+    values = settings.model_dump(mode="json")
+    return hashlib.sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _validate(
+    document: Document, context: dict[str, Any]
+) -> tuple[Settings | None, list[ErrorDetails]]:
+    for attempt in (1, 2):
+        try:
+            # Strict, yet as JSON: a path or a tuple is what JSON can say of one, "1" is no number.
+            text = orjson.dumps(document.value)
+            return Settings.model_validate_json(text, strict=True, context=context), []
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False)
+        if attempt == 2 or not _retype(document, errors):
+            break
+    return None, errors
+
+
+def _retype(document: Document, errors: list[ErrorDetails]) -> bool:
+    """Reads substituted words as numbers, but only where a number is wanted.
+
+    A secret of digits stays the string that it is, and one that reads ``null`` is not nothing.
+    """
+    changed = False
+    for error in errors:
+        place, _ = document.find(error["loc"])
+        if place not in document.substituted or error["type"] not in _SCALAR_ERRORS:
+            continue
+        holder = document.value
+        for step in place[:-1]:
+            holder = holder[step]
+        document.substituted.discard(place)
+        try:
+            holder[place[-1]] = resolve(holder[place[-1]])
+        except ValueError:
+            continue
+        changed = True
+    return changed
+
+
+def _complain(document: Document, error: ErrorDetails) -> None:
+    kind = error["type"]
+    place, _ = document.find(error["loc"])
+    context = error.get("ctx", {})
+    if kind == CONTRADICTION:
+        for below, message in placed(context.get("faults")):
+            _complain_at(document, (*place, *below), message)
+    elif kind == "missing":
+        position = document.find(place)[1]
+        name = error["loc"][-1]
+        prefix = f"{path_text(place)}: " if place else ""
+        document.complain(position, f"{prefix}the key {name!r} is missing")
+    elif kind == "extra_forbidden":
+        position = document.find(place, key=True)[1]
+        document.complain(position, f"unknown key {path_text(place)}{_suggestion(place)}")
+    elif kind == "default_factory_not_called" or _is_echo(document, kind, place):
+        return
+    else:
+        _complain_at(document, place, _message(error))
+
+
+def _is_echo(document: Document, kind: str, place: Place) -> bool:
+    """Pydantic counts only the sound items of a list, after it has reported the others."""
+    if kind != "too_short":
+        return False
+    value = document.value
+    for step in place:
+        value = value[step]
+    return bool(value)
+
+
+def _complain_at(document: Document, place: Place, message: str) -> None:
+    here, position = document.find(place)
+    if any(here[: len(broken)] == broken for broken in document.broken):
+        return  # its value could not even be read, which was reported
+    name = path_text(here)
+    text = f"{name}: {message}" if name else message
+    problem = document.source.problem(position, text, show=here not in _SECRETS)
+    document.problems.append(problem)
+
+
+def _message(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    for theirs, ours in (
+        ("Input should be ", "must be "),
+        ("Input should ", "must "),
+        ("Object should be ", "must be "),
+    ):
+        if message.startswith(theirs):
+            return ours + message.removeprefix(theirs)
+    return message[:1].lower() + message[1:]
+
+
+def _suggestion(place: Place) -> str:
+    *above, name = place
+    known = keys_at(tuple(above))
+    close = get_close_matches(str(name), known, n=1, cutoff=0.7)
+    return f"; did you mean {close[0]!r}?" if close else ""

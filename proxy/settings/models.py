@@ -1,0 +1,276 @@
+"""The configuration as immutable values: its root, and what concerns the whole process.
+
+Every key is documented where it is declared; the JSON Schema and the reference are made from these
+declarations.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    model_validator,
+)
+
+from proxy.settings.endpoint import Endpoint
+from proxy.settings.fields import Address, Bytes, FilePath, Listen, Matching, Network, Seconds
+from proxy.settings.section import Faults, Section
+
+_SECRET_LENGTH = 16
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < _SECRET_LENGTH:
+        raise ValueError(f"must hold at least {_SECRET_LENGTH} characters")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+HeaderName = Annotated[
+    str,
+    Matching("[A-Za-z0-9-]{1,64}", "a header name of letters, digits and hyphens"),
+    AfterValidator(str.lower),
+]
+Kind = Literal["mtls", "api_key", "ip"]
+
+
+class Tls(Section):
+    """TLS for clients."""
+
+    certificate: FilePath
+    """The server's certificate chain (PEM)."""
+    key: FilePath
+    """Its private key (PEM)."""
+    client_ca: FilePath | None = None
+    """Certificates (PEM) that sign clients': with it, every client must present one."""
+
+
+class Admin(Section):
+    """The listener for health, readiness and metrics."""
+
+    listen: Listen = Address("127.0.0.1", 9090)
+    """Where it listens: host:port, or unix:/path."""
+    token: Secret | None = None
+    """The bearer token that every caller must send, of at least 16 characters: ``${ADMIN_TOKEN}``.
+    Needed off loopback."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Admin:
+        faults = Faults()
+        if self.token is None and not self.listen.is_local:
+            faults.add(
+                f"{self.listen} can be reached from other machines: set admin.token, "
+                "or listen on 127.0.0.1 or a unix socket",
+                "listen",
+            )
+        faults.report()
+        return self
+
+
+class Client(Section):
+    """Who a client is taken to be."""
+
+    identify: tuple[Kind, ...] = ("mtls", "api_key", "ip")
+    """The ways to know a client, strongest first; a client that none knows is anonymous, and all
+    anonymous clients share one quota."""
+    api_key_header: HeaderName = "x-api-key"
+    """The header that carries an API key; ``authorization`` reads a Bearer token."""
+    api_keys: FilePath | None = None
+    """The file of known API keys: a line ``NAME:SHA256`` each, the key's SHA-256 in hex."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Address ranges of the proxies in front, whose X-Forwarded-For is believed."""
+    ipv4_prefix: Annotated[int, Field(ge=8, le=32)] = 32
+    """The prefix length over which IPv4 addresses are one client."""
+    ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = 64
+    """The prefix length over which IPv6 addresses are one client."""
+    ipv4_subnet: Annotated[int, Field(ge=8, le=32)] = 24
+    """The prefix length of an IPv4 subnet."""
+    ipv6_subnet: Annotated[int, Field(ge=16, le=128)] = 48
+    """The prefix length of an IPv6 subnet."""
+    secret: Secret | None = None
+    """The key of clients' pseudonyms, of at least 16 characters: ``${CLIENT_SECRET}``. None: a
+    random one at each start, so that pseudonyms do not outlive the process."""
+    max_known: Annotated[int, Field(ge=1, le=10**7)] = 100_000
+    """Clients, and subnets, whose quotas each endpoint keeps apart; newcomers beyond it share
+    one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Client:
+        faults = Faults()
+        if not self.identify:
+            faults.add("must name at least one of mtls, api_key, ip", "identify")
+        for index, kind in enumerate(self.identify):
+            if kind in self.identify[:index]:
+                faults.add(f"{kind} is listed twice", "identify", index)
+        if "ip" in self.identify[:-1]:
+            place = self.identify.index("ip") + 1
+            faults.add("ip knows every client: what follows it does nothing", "identify", place)
+        if self.api_keys is not None and "api_key" not in self.identify:
+            faults.add("client.identify does not list api_key: it would do nothing", "api_keys")
+        for family in ("ipv4", "ipv6"):
+            prefix, subnet = getattr(self, f"{family}_prefix"), getattr(self, f"{family}_subnet")
+            if subnet > prefix:
+                key = (
+                    f"{family}_prefix"
+                    if f"{family}_prefix" in self.model_fields_set
+                    else (f"{family}_subnet")
+                )
+                faults.add(f"a subnet (/{subnet}) cannot be smaller than a client (/{prefix})", key)
+        faults.report()
+        return self
+
+
+class Audit(Section):
+    """The audit log: a hash-chained record of every exchange."""
+
+    path: FilePath
+    """The file; rotated ones lie beside it."""
+    durability: Literal["batched", "released"] = "batched"
+    """``batched``: records are synced to disk a few times a second. ``released``: no answer leaves
+    before its record is on disk."""
+    rotate_bytes: Bytes = 256 * 2**20
+    """The size at which a new file is begun."""
+    keep: Annotated[int, Field(ge=1, le=100_000)] = 16
+    """How many rotated files are kept."""
+    payload_digest: bool = True
+    """Whether a record holds the SHA-256 of the body that was scored."""
+    values: bool = False
+    """Whether a record holds the payload's values. They may be personal data."""
+
+
+class Log(Section):
+    """The process's own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe level that is written."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """``json``, ``console`` (for people), or ``auto``: console on a terminal, JSON otherwise."""
+
+
+class Http(Section):
+    """Limits of the wire, for every client connection."""
+
+    head_bytes: Annotated[Bytes, Field(ge=1024, le=2**20)] = 16 * 2**10
+    """The size of a request's head."""
+    header_count: Annotated[int, Field(ge=8, le=1000)] = 100
+    """Headers in a request."""
+    head_seconds: Seconds = 10.0
+    """The time for a request's head to arrive."""
+    body_seconds: Seconds = 60.0
+    """The time for a request's body to arrive."""
+    body_rate: Bytes = 1024
+    """The least rate at which a body must arrive, in bytes a second."""
+    idle_seconds: Seconds = 75.0
+    """How long a kept-alive connection may rest between requests."""
+    connections: Annotated[int, Field(gt=0, le=1_000_000)] = 4096
+    """Client connections at once; beyond it, a connection is shed as it is accepted."""
+    drain_seconds: Seconds = 30.0
+    """How long requests under way may take to finish after SIGTERM."""
+
+
+def _one_worker(value: Any) -> Any:
+    if isinstance(value, int) and value > 1:
+        raise ValueError(
+            "more than one worker needs a state that workers share, and memory:// is not one: "
+            "set workers: 1, and start further instances on their own ports"
+        )
+    return value
+
+
+def _memory_only(value: Any) -> Any:
+    if isinstance(value, str) and value != "memory://":
+        scheme = value.split(":", 1)[0]
+        raise ValueError(f"{scheme}: is not a state that this version knows; use memory://")
+    return value
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    listen: Listen = Address("127.0.0.1", 8080)
+    """Where clients connect: host:port, or unix:/path."""
+    tls: Tls | None = None
+    """TLS for clients; none: plain HTTP."""
+    admin: Admin = Admin()
+    """Where the operator looks: health, readiness and metrics."""
+    workers: Annotated[
+        int, BeforeValidator(_one_worker, json_schema_input_type=Literal[1]), Field(ge=1)
+    ] = 1
+    """Processes that serve. Only 1: the state lives in the worker's memory."""
+    state: Annotated[
+        str, BeforeValidator(_memory_only, json_schema_input_type=Literal["memory://"])
+    ] = "memory://"
+    """Where quotas are kept: ``memory://``."""
+    client: Client = Client()
+    """How clients are told apart."""
+    audit: Audit | None = None
+    """The audit log; none: nothing is recorded."""
+    log: Log = Log()
+    """The process's own log."""
+    http: Http = Http()
+    """Limits of the wire."""
+    trusted_keys: tuple[FilePath, ...] = ()
+    """Ed25519 public keys (PEM) that may sign bundles."""
+    require_signature: bool = False
+    """Whether a bundle must be signed by one of ``trusted_keys``."""
+    endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1, max_length=1000)]
+    """The models behind the firewall."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        faults = Faults()
+        self._check_listeners(faults)
+        self._check_signatures(faults)
+        self._check_endpoints(faults)
+        faults.report()
+        return self
+
+    def _check_listeners(self, faults: Faults) -> None:
+        if self.listen == self.admin.listen and (self.listen.path or self.listen.port):
+            faults.add(f"clients and admin cannot share {self.listen}", "admin", "listen")
+        if self.tls is not None and self.listen.path:
+            faults.add("TLS is not offered on a unix socket", "tls")
+        if self.client.api_keys is not None and not self.listen.is_local and self.tls is None:
+            faults.add(
+                f"API keys would cross the network in clear: {self.listen} needs tls",
+                "client",
+                "api_keys",
+            )
+
+    def _check_signatures(self, faults: Faults) -> None:
+        if self.require_signature and not self.trusted_keys:
+            faults.add("needs trusted_keys: no signature could be trusted", "require_signature")
+
+    def _check_endpoints(self, faults: Faults) -> None:
+        names: set[str] = set()
+        for index, endpoint in enumerate(self.endpoints):
+            if endpoint.name in names:
+                faults.add(f"the name {endpoint.name!r} is taken", "endpoints", index, "name")
+            names.add(endpoint.name)
+            for other in self.endpoints[:index]:
+                if f"{endpoint.match}/".startswith(f"{other.match}/") or (
+                    f"{other.match}/".startswith(f"{endpoint.match}/")
+                ):
+                    faults.add(
+                        f"{endpoint.match} overlaps {other.match} of endpoint {other.name!r}",
+                        "endpoints",
+                        index,
+                        "match",
+                    )
+            if self.client.secret is None:
+                self._check_exclusions(faults, index, endpoint)
+
+    @staticmethod
+    def _check_exclusions(faults: Faults, index: int, endpoint: Endpoint) -> None:
+        for rule, switch in endpoint.rules.items():
+            for entry, exclusion in enumerate(switch.exclude):
+                if ":" not in exclusion.client:
+                    faults.add(
+                        "a pseudonym needs client.secret: without it, pseudonyms change at "
+                        "every start",
+                        *("endpoints", index, "rules", rule, "exclude", entry, "client"),
+                    )

@@ -1,0 +1,179 @@
+"""Quotas in the worker's own memory: the embedded default, exact for one worker.
+
+The number of known keys is bounded. A key is forgotten only if nothing is forgiven by it, so that
+no flood of newcomers clears anyone's record; where no key can be forgotten, newcomers share one
+bucket.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from proxy.state.base import (
+    DAY_SECONDS,
+    NANOSECONDS,
+    Bucket,
+    Denial,
+    LeaseNeeded,
+    Quota,
+    day_wait,
+    rate_wait,
+    same_day,
+)
+
+# Known keys looked at to place one newcomer: the hand moves on, so all are looked at in turn.
+_GLANCES: Final = 16
+
+
+class _Table:
+    """The buckets of one scope."""
+
+    __slots__ = ("_hand", "_most", "_ring", "buckets", "overflow")
+
+    def __init__(self, most: int) -> None:
+        self.buckets: dict[str, Bucket] = {}
+        self.overflow = Bucket()
+        self._most = most
+        self._ring: list[str] = []
+        self._hand = 0
+
+    def newcomer(self, key: str, now: int, day: int) -> Bucket:
+        """A bucket for an unknown key: its own, or else the one that newcomers share."""
+        ring = self._ring
+        if len(ring) < self._most:
+            ring.append(key)
+        else:
+            for _ in range(_GLANCES):
+                self._hand = (self._hand + 1) % len(ring)
+                old = ring[self._hand]
+                if self.buckets[old].is_fresh(now, day):
+                    del self.buckets[old]
+                    ring[self._hand] = key
+                    break
+            else:
+                return self.overflow
+        bucket = self.buckets[key] = Bucket()
+        return bucket
+
+
+class MemoryLedger:
+    """Implements ``base.Ledger``; safe to call from several threads."""
+
+    def __init__(self, most: int, wall: Callable[[], float]) -> None:
+        self._most = most
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._tables: tuple[_Table, ...] = ()
+        self._quotas: tuple[Quota, ...] = ()
+        self._limited: tuple[tuple[int, _Table, int, int, int], ...] = ()
+        self._daily = False
+
+    def configure(self, quotas: Sequence[Quota]) -> None:
+        """Sets the scopes' quotas; what was used so far is kept."""
+        with self._lock:
+            added = range(len(self._tables), len(quotas))
+            self._tables = (*self._tables, *(_Table(self._most) for _ in added))[: len(quotas)]
+            self._quotas = tuple(quotas)
+            self._limited = tuple(
+                (scope, table, quota.interval, quota.burst * quota.interval, quota.per_day)
+                for scope, (table, quota) in enumerate(zip(self._tables, quotas, strict=True))
+                if not quota.is_unlimited
+            )
+            self._daily = any(quota.per_day for quota in quotas)
+
+    def take(self, keys: Sequence[str], rows: int, now: float) -> Denial | None:
+        """As ``base.Ledger.take``; it never needs a lease."""
+        if rows < 1:
+            raise ValueError("a take is of at least one row")
+        moment = int(now * NANOSECONDS)
+        wall = self._wall() if self._daily else 0.0
+        day = int(wall // DAY_SECONDS)
+        with self._lock:
+            for scope, table, interval, burst, per_day in self._limited:
+                key = keys[scope]
+                if not key:
+                    continue
+                bucket = table.buckets.get(key)
+                if bucket is None:
+                    bucket = table.newcomer(key, moment, day)
+                # The conditions of ``rate_wait`` and ``day_wait``, written out for speed.
+                clear = bucket.clear
+                if interval:
+                    if clear < moment:  # noqa: PLR1730 - max() is a call, and this runs per request
+                        clear = moment
+                    clear += rows * interval
+                    if clear - moment > burst:
+                        break
+                if per_day:
+                    if bucket.day != day and not same_day(bucket.day, day):
+                        bucket.day = day
+                        bucket.used = 0
+                    used = bucket.used + rows
+                    if used > per_day:
+                        break
+                    bucket.used = used
+                bucket.clear = clear
+            else:
+                return None
+            self._give_back(keys, rows, before=scope)
+            return self._denial(keys, rows, moment, wall)
+
+    def _give_back(self, keys: Sequence[str], rows: int, *, before: int) -> None:
+        """Undoes a take in the scopes before the one that denied it."""
+        for scope, table, interval, _, per_day in self._limited:
+            if scope == before:
+                return
+            if keys[scope]:
+                bucket = table.buckets.get(keys[scope], table.overflow)
+                bucket.clear -= rows * interval
+                if per_day:
+                    bucket.used -= rows
+
+    def _denial(self, keys: Sequence[str], rows: int, now: int, wall: float) -> Denial:
+        """The scope that denies the longest: after its wait, all admit."""
+        waits: list[tuple[int, int, bool]] = []
+        for scope, table, *_ in self._limited:
+            if not keys[scope]:
+                continue
+            quota = self._quotas[scope]
+            if rows > quota.most():
+                return Denial(scope, quota.most() == quota.per_day, None)
+            bucket = table.buckets.get(keys[scope], table.overflow)
+            waits.append((rate_wait(quota, bucket, rows, now), -scope, False))
+            waits.append((day_wait(quota, bucket, rows, wall), -scope, True))
+        wait, scope, daily = max(waits)
+        return Denial(-scope, daily, wait)
+
+    async def refill(self, needed: LeaseNeeded) -> None:
+        """Nothing is leased: never called."""
+
+    def known(self) -> Sequence[int]:
+        """How many keys each scope keeps apart now."""
+        return [len(table.buckets) for table in self._tables]
+
+
+class MemoryState:
+    """Implements ``base.State``.
+
+    Args:
+        most: keys that each scope of each ledger keeps apart.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(self, most: int, wall: Callable[[], float]) -> None:
+        self._most = most
+        self._wall = wall
+        self._ledgers: dict[str, MemoryLedger] = {}
+
+    def ledger(self, name: str, quotas: Sequence[Quota]) -> MemoryLedger:
+        """As ``base.State.ledger``."""
+        ledger = self._ledgers.get(name)
+        if ledger is None:
+            ledger = self._ledgers[name] = MemoryLedger(self._most, self._wall)
+        ledger.configure(quotas)
+        return ledger
+
+    async def close(self) -> None:
+        """Nothing is held outside the process."""

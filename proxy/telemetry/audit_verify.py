@@ -1,0 +1,233 @@
+"""Finds every edit, drop, reorder, insertion and truncation of an audit log, in constant memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from proxy.telemetry.audit_chain import (
+    GENESIS,
+    HEAD_BYTES,
+    MAX_LINE,
+    Head,
+    Link,
+    digest,
+    head_path,
+    lines,
+    read_record,
+    read_slots,
+    rotated,
+)
+
+_SHOWN: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One place where the log is not as it was written.
+
+    Attributes:
+        kind: ``edited``, ``missing``, ``repeated``, ``unreadable``, ``truncated`` or ``head``.
+        file: the file's name.
+        line: the line, from 1; 0 if it is about no line.
+        message: what is wrong.
+    """
+
+    kind: str
+    file: str
+    line: int
+    message: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What a log holds, and what is wrong with it.
+
+    Attributes:
+        files: names, oldest first.
+        records: how many lines are records.
+        first: ``seq`` of the first one; above 1 once retention has deleted older files.
+        last: the end of the chain; noted elsewhere, it can be demanded of a later verification.
+        findings: the first hundred.
+        found: how many there are.
+        torn_bytes: bytes after the last whole line of the file that is written: a crash left them,
+            or the writer is at work.
+        beyond_head: records after the one that the head names, chained but not yet vouched for.
+        dropped: exchanges that the log says it lost, as the disk was full or too slow.
+        sealed: whether the head's HMAC was checked with the key.
+    """
+
+    files: list[str] = field(default_factory=list)
+    records: int = 0
+    first: int = 0
+    last: Link = field(default_factory=Link)
+    findings: list[Finding] = field(default_factory=list)
+    found: int = 0
+    torn_bytes: int = 0
+    beyond_head: int = 0
+    dropped: int = 0
+    sealed: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the log is as it was written."""
+        return not self.found
+
+
+def verify(path: Path, *, key: bytes | None = None, expect: Link | None = None) -> Report:
+    """Checks the log at ``path`` with all its rotated files. The writer may be at work.
+
+    Args:
+        key: the secret of the head's seal; None: a seal is not checked.
+        expect: a record that must be there, as ``last`` of an earlier report. With it, the log
+            needs no head.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    return _Verification(path, key, expect).run()
+
+
+class _Verification:
+    def __init__(self, path: Path, key: bytes | None, expect: Link | None) -> None:
+        self._path = path
+        self._key = key
+        self._report = Report()
+        self._wanted: dict[int, str] = {} if expect is None else {expect.seq: expect.hash}
+        self._head: Head | None = None
+        self._needs_head = expect is None
+        self._link: Link | None = None
+        self._place = (path.name, 0)
+
+    def run(self) -> Report:
+        """Reads everything once."""
+        report = self._report
+        # The head first: whatever the writer adds meanwhile is beyond it.
+        self._read_head()
+        with ExitStack() as stack:
+            files = self._open(stack)
+            report.files = [name for name, _ in files]
+            for index, (name, file) in enumerate(files):
+                self._read(name, file, is_last=index == len(files) - 1)
+        report.last = self._link or Link()
+        self._check_end()
+        return report
+
+    def _find(self, kind: str, message: str, place: tuple[str, int] | None = None) -> None:
+        self._report.found += 1
+        if len(self._report.findings) < _SHOWN:
+            self._report.findings.append(Finding(kind, *(place or self._place), message))
+
+    def _read_head(self) -> None:
+        path = head_path(self._path)
+        place = (path.name, 0)
+        try:
+            with path.open("rb") as file:
+                content = file.read(HEAD_BYTES)
+        except FileNotFoundError:
+            if self._needs_head:
+                self._find("head", "missing: whether the log's end was cut cannot be told", place)
+            return
+        slots = read_slots(content, self._key)
+        if not slots:
+            self._find("head", "damaged, or not sealed with this key", place)
+            return
+        self._head = head = max((head for head, _ in slots), key=lambda head: head.seq)
+        self._report.sealed = self._key is not None
+        if head.seq:
+            self._wanted.setdefault(head.seq, head.hash)
+            if self._wanted[head.seq] != head.hash:
+                self._find("head", f"record {head.seq} is not the expected one", place)
+
+    def _open(self, stack: ExitStack) -> list[tuple[str, BinaryIO]]:
+        """Every file of the log, oldest first. One that is rotated meanwhile is taken once."""
+        live: BinaryIO | None = None
+        with suppress(FileNotFoundError):
+            live = stack.enter_context(self._path.open("rb"))
+        files: list[tuple[str, BinaryIO]] = []
+        for old in rotated(self._path).values():
+            with suppress(FileNotFoundError):  # retention has just deleted it
+                files.append((old.name, stack.enter_context(old.open("rb"))))
+        if live is not None:
+            here = os.fstat(live.fileno())
+            if not any(os.path.samestat(here, os.fstat(file.fileno())) for _, file in files):
+                files.append((self._path.name, live))
+        return files
+
+    def _read(self, name: str, file: BinaryIO, *, is_last: bool) -> None:
+        for number, line in _numbered(file):
+            self._place = (name, number)
+            if line.endswith(b"\n"):
+                self._take(line[:-1])
+            elif is_last and len(line) < MAX_LINE:
+                self._report.torn_bytes = len(line)
+            else:
+                self._find("unreadable", "the line does not end, or is too long for a record")
+
+    def _take(self, line: bytes) -> None:
+        try:
+            record = read_record(line)
+        except ValueError as error:
+            self._find("unreadable", f"edited or inserted: {error}")
+            return
+        seq: int = record["seq"]
+        if self._link is None:
+            self._check_start(record)
+        else:
+            self._check_link(record, self._link)
+        self._link = Link(seq, digest(line))
+        self._report.records += 1
+        wanted = self._wanted.get(seq)
+        if wanted is not None and wanted != self._link.hash:
+            self._find("edited", f"record {seq} is not the one that was vouched for")
+        if self._head is not None and seq > self._head.seq:
+            self._report.beyond_head += 1
+        lost = record.get("records")
+        if record.get("type") == "dropped" and type(lost) is int:
+            self._report.dropped += lost
+        self._last_place = self._place
+
+    def _check_start(self, record: dict[str, Any]) -> None:
+        seq = self._report.first = record["seq"]
+        oldest = 1 if self._head is None else self._head.oldest
+        if seq == 1 and record["prev"] != GENESIS:
+            self._find("edited", "record 1 names a record before it")
+        if self._head is not None and seq > oldest:
+            self._find("missing", f"records {oldest} to {seq - 1}, which retention has not deleted")
+
+    def _check_link(self, record: dict[str, Any], link: Link) -> None:
+        seq = record["seq"]
+        if seq > link.seq + 1:
+            gone = (
+                f"record {seq - 1}"
+                if seq == link.seq + 2
+                else f"records {link.seq + 1} to {seq - 1}"
+            )
+            self._find("missing", f"{gone} before this one")
+        elif seq <= link.seq:
+            self._find("repeated", f"record {seq} after record {link.seq}: inserted or moved")
+        elif record["prev"] != link.hash:
+            message = f"record {link.seq} is not the one that record {seq} follows"
+            self._find("edited", message, self._last_place)
+
+    def _check_end(self) -> None:
+        last = self._report.last.seq
+        for seq in sorted(self._wanted):
+            if seq > last:
+                gone = f"record {seq}" if seq == last + 1 else f"records {last + 1} to {seq}"
+                self._find("truncated", f"{gone}: gone after this line")
+                break
+
+
+def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers; of a line that is too long only its first piece, unended."""
+    number, within = 0, False
+    for line in lines(file):
+        if not within:
+            number += 1
+            yield number, line
+        within = not line.endswith(b"\n") and len(line) == MAX_LINE

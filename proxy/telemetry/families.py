@@ -1,0 +1,123 @@
+"""Every metric of Bartizan by name, in the order in which they are rendered.
+
+Label sets are closed: an endpoint's or a detector's configured name, a rule's id, an action, an
+upstream's configured address. Nothing that a client sends ever becomes a label.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from proxy.telemetry.exposition import Family
+
+FAMILIES: Final[list[Family]] = []
+
+
+def _family(name: str, kind: str, meaning: str, unit: str = "") -> Family:
+    family = Family(f"bartizan_{name}", kind, meaning, unit)
+    FAMILIES.append(family)
+    return family
+
+
+BUILD: Final = _family("build", "info", "The version that runs.")
+ENDPOINT: Final = _family("endpoint", "info", "The mode and bundle digest of each endpoint.")
+REQUESTS: Final = _family(
+    "requests",
+    "counter",
+    "Exchanges by what was decided and what was done: they differ in monitor mode.",
+)
+WOULD_BLOCK: Final = _family(
+    "would_block", "counter", "Exchanges that enforcing would have refused."
+)
+REFUSALS: Final = _family(
+    "refusals", "counter", "Exchanges that a rule decided, by rule and whether the client saw it."
+)
+RESPONSES: Final = _family(
+    "responses", "counter", "Exchanges by the class of their status; none: the client left first."
+)
+REQUEST_BYTES: Final = _family(
+    "request_body_bytes", "counter", "Bytes of request bodies as received.", "bytes"
+)
+RESPONSE_BYTES: Final = _family(
+    "response_body_bytes", "counter", "Bytes of answers' bodies as sent.", "bytes"
+)
+REQUEST_SECONDS: Final = _family(
+    "request_seconds",
+    "histogram",
+    "From the first byte of a request to the last of its answer.",
+    "seconds",
+)
+OVERHEAD_SECONDS: Final = _family(
+    "overhead_seconds",
+    "histogram",
+    "What the firewall itself took: neither reading the request nor the upstream.",
+    "seconds",
+)
+STAGE_SECONDS: Final = _family(
+    "stage_seconds", "histogram", "Time spent in each stage of an exchange.", "seconds"
+)
+ROWS: Final = _family("rows", "counter", "Rows of requests that were understood.")
+ROWS_SCORED: Final = _family("rows_scored", "counter", "Rows that were scored.")
+ROWS_FLAGGED: Final = _family("rows_flagged", "counter", "Scored rows that passed the threshold.")
+SCORE: Final = _family(
+    "score", "histogram", "Merged score of an exchange's worst row, as -log10 of its p-value."
+)
+DETECTOR_SCORE: Final = _family(
+    "detector_score",
+    "histogram",
+    "Each detector's score of the worst row, -log10 p, of every eighth exchange.",
+)
+SCORE_THRESHOLD: Final = _family(
+    "score_threshold", "gauge", "The score at which a row is flagged, as -log10 of the p-value."
+)
+ALERT_RATE: Final = _family("alert_rate", "gauge", "Share of flagged rows over the window.")
+ALERT_BUDGET: Final = _family(
+    "alert_budget", "gauge", "Share of honest rows that may be flagged, as configured."
+)
+ALERT_ROWS: Final = _family("alert_window_rows", "gauge", "Rows in the window of the alert rate.")
+BUDGET_EXCEEDED: Final = _family(
+    "budget_exceeded", "gauge", "1 while more is flagged than chance explains: an attack, or drift."
+)
+FAULTS: Final = _family(
+    "faults", "counter", "Faults of the firewall that the failure mode decided, by rule."
+)
+FAILED_OPEN: Final = _family(
+    "failed_open", "counter", "Exchanges let through despite such a fault, by rule."
+)
+DETECTOR_FAULTS: Final = _family(
+    "detector_faults", "counter", "Detectors that failed or returned a score that is not finite."
+)
+CLIENTS: Final = _family("limits_clients", "gauge", "Clients whose quotas are kept.")
+IN_FLIGHT: Final = _family("upstream_in_flight", "gauge", "Requests under way to an upstream.")
+UPSTREAM_CONNECTIONS: Final = _family(
+    "upstream_connections", "gauge", "Open connections to an upstream."
+)
+EJECTED: Final = _family(
+    "upstream_ejected", "gauge", "1 while an upstream is ejected after repeated failures."
+)
+EJECTIONS: Final = _family("upstream_ejections", "counter", "Times that an upstream was ejected.")
+CONNECTIONS: Final = _family("connections", "gauge", "Open client connections.")
+SHED: Final = _family(
+    "connections_shed", "counter", "Client connections closed at accept, beyond the limit."
+)
+AUDIT_WRITTEN: Final = _family(
+    "audit_records", "counter", "Records of the audit log that are on disk."
+)
+AUDIT_DROPPED: Final = _family(
+    "audit_dropped", "counter", "Exchanges whose audit record was lost, as the queue was full."
+)
+AUDIT_QUEUE: Final = _family("audit_queue", "gauge", "Audit records that wait to be on disk.")
+AUDIT_LIMIT: Final = _family("audit_queue_limit", "gauge", "Audit records that may wait.")
+AUDIT_FAILING: Final = _family("audit_failing", "gauge", "1 while the audit log cannot be written.")
+RELOADS: Final = _family(
+    "reloads", "counter", "Attempts to load the configuration, the first one included."
+)
+RELOAD_OK: Final = _family(
+    "reload_successful", "gauge", "1 if the last attempt to load the configuration succeeded."
+)
+RELOAD_TIME: Final = _family(
+    "reload_timestamp_seconds",
+    "gauge",
+    "When the configuration that serves was loaded, since the epoch.",
+    "seconds",
+)

@@ -1,0 +1,284 @@
+"""The process's metrics: what serves counts here, and a scrape renders it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from platform import python_version
+from typing import Final, TypeAlias
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client import exposition as plain
+from prometheus_client.openmetrics import exposition as openmetrics_format
+
+from proxy.decision import Action, Mode
+from proxy.telemetry import families
+from proxy.telemetry.audit import AuditState
+from proxy.telemetry.budget import AlertWindow
+from proxy.telemetry.exchanges import SCORES, SECONDS, STAGES, EndpointMetrics
+from proxy.telemetry.exposition import Buckets, Family, number
+
+__all__ = ["EndpointMetrics", "Metrics", "UpstreamState", "Watched"]
+
+# What the histograms of a stage and of a detector show of the bounds that are counted.
+_STAGE_SECONDS: Final = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+_DETECTOR_SCORES: Final = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+_DECISIONS: Final = (
+    (Action.ALLOW, Action.ALLOW),
+    (Action.THROTTLE, Action.THROTTLE),
+    (Action.THROTTLE, Action.ALLOW),
+    (Action.BLOCK, Action.BLOCK),
+    (Action.BLOCK, Action.ALLOW),
+)
+_CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+
+_Page: TypeAlias = dict[Family, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the metrics must know of a configured endpoint.
+
+    Attributes:
+        threshold: the p-value at or below which a row is flagged, None without a bundle.
+        budget: the false-positive budget of rows, None without a bundle.
+        bundle: the bundle's digest, or "".
+    """
+
+    name: str
+    mode: Mode = Mode.ENFORCE
+    detectors: tuple[str, ...] = ()
+    threshold: float | None = None
+    budget: float | None = None
+    bundle: str = ""
+
+    @property
+    def scoring(self) -> tuple[object, ...]:
+        """What must stay as it is for the alert rate to go on."""
+        return self.detectors, self.threshold, self.budget, self.bundle
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamState:
+    """One upstream at the moment of a scrape. ``address`` is as configured."""
+
+    endpoint: str
+    address: str
+    in_flight: int = 0
+    connections: int = 0
+    ejected: bool = False
+    ejections: int = 0
+
+
+class Metrics:
+    """Every number. Made once; bound to the endpoints at start and again at each reload.
+
+    Args:
+        wall: seconds since the epoch.
+        registry: further collectors of ``prometheus_client``; None: the process's own figures.
+
+    Attributes:
+        unrouted: counts the exchanges that no endpoint took.
+        connections, connections_shed: what the listener has open, and what it shed at accept.
+        upstreams: a snapshot of every upstream.
+        clients: known clients by endpoint.
+        audit: the audit log's state, None without one.
+    """
+
+    def __init__(
+        self, *, wall: Callable[[], float], registry: CollectorRegistry | None = None
+    ) -> None:
+        if registry is None:
+            registry = CollectorRegistry()
+            ProcessCollector(registry=registry)
+            GCCollector(registry=registry)
+        self.registry = registry
+        self.connections: Callable[[], int] = lambda: 0
+        self.connections_shed: Callable[[], int] = lambda: 0
+        self.upstreams: Callable[[], Iterable[UpstreamState]] = tuple
+        self.clients: Callable[[], Mapping[str, int]] = dict
+        self.audit: Callable[[], AuditState | None] = lambda: None
+        self.unrouted = EndpointMetrics()
+        self._wall = wall
+        self._build = {"version": version("bartizan"), "python": python_version()}
+        self._reloads = {"success": 0, "failure": 0}
+        self._loaded = False
+        self._loaded_at = 0.0
+        self._endpoints: dict[str, EndpointMetrics] = {}
+        self._watched: dict[str, Watched] = {}
+        self._lines = [_EndpointLines(Watched(""), self.unrouted)]
+
+    def bind(self, endpoints: Iterable[Watched]) -> None:
+        """Serves these endpoints from now on: those that stay keep their counters.
+
+        The window of an alert rate starts anew where bundle, threshold or budget is another one.
+
+        Raises:
+            ValueError: on a budget that is not between 0 and 1, with nothing changed.
+        """
+        watched = {endpoint.name: endpoint for endpoint in endpoints}
+        windows = {
+            name: None if endpoint.budget is None else AlertWindow(endpoint.budget)
+            for name, endpoint in watched.items()
+        }
+        bound = {}
+        for name, endpoint in watched.items():
+            counts = self._endpoints.get(name)
+            if counts is None:
+                counts = EndpointMetrics(endpoint.detectors, windows[name])
+            elif endpoint.scoring != self._watched[name].scoring:
+                counts.rebind(endpoint.detectors, windows[name])
+            bound[name] = counts
+        self._endpoints, self._watched = bound, watched
+        self._lines = [_EndpointLines(Watched(""), self.unrouted)]
+        self._lines += [_EndpointLines(watched[name], counts) for name, counts in bound.items()]
+
+    def endpoint(self, name: str) -> EndpointMetrics:
+        """The counters of a bound endpoint.
+
+        Raises:
+            KeyError: if no endpoint of this name is bound.
+        """
+        return self._endpoints[name]
+
+    def reloaded(self, ok: bool) -> None:
+        """Counts an attempt to load the configuration."""
+        self._reloads["success" if ok else "failure"] += 1
+        self._loaded = ok
+        if ok:
+            self._loaded_at = self._wall()
+
+    def render(self, openmetrics: bool = False) -> bytes:
+        """Everything as text (``exposition.TEXT`` or ``exposition.OPENMETRICS``)."""
+        page: _Page = {family: [] for family in families.FAMILIES}
+        for lines in self._lines:
+            lines.write(page)
+        self._write_process(page)
+        self._write_upstreams(page)
+        self._write_audit(page)
+        text = "".join(
+            family.header(openmetrics) + "".join(lines) for family, lines in page.items() if lines
+        )
+        rest = openmetrics_format if openmetrics else plain
+        others: bytes = rest.generate_latest(self.registry)
+        return text.encode() + others
+
+    def _write_process(self, page: _Page) -> None:
+        _add(page, families.BUILD, 1, **self._build)
+        _add(page, families.CONNECTIONS, self.connections())
+        _add(page, families.SHED, self.connections_shed())
+        for result, count in self._reloads.items():
+            _add(page, families.RELOADS, count, result=result)
+        _add(page, families.RELOAD_OK, int(self._loaded))
+        _add(page, families.RELOAD_TIME, self._loaded_at)
+        for endpoint, count in self.clients().items():
+            _add(page, families.CLIENTS, count, endpoint=endpoint)
+
+    def _write_upstreams(self, page: _Page) -> None:
+        for state in self.upstreams():
+            labels = {"endpoint": state.endpoint, "upstream": state.address}
+            _add(page, families.IN_FLIGHT, state.in_flight, **labels)
+            _add(page, families.UPSTREAM_CONNECTIONS, state.connections, **labels)
+            _add(page, families.EJECTED, int(state.ejected), **labels)
+            _add(page, families.EJECTIONS, state.ejections, **labels)
+
+    def _write_audit(self, page: _Page) -> None:
+        state = self.audit()
+        if state is not None:
+            _add(page, families.AUDIT_WRITTEN, state.written)
+            _add(page, families.AUDIT_DROPPED, state.dropped)
+            _add(page, families.AUDIT_QUEUE, state.queued)
+            _add(page, families.AUDIT_LIMIT, state.limit)
+            _add(page, families.AUDIT_FAILING, int(bool(state.fault)))
+
+
+class _EndpointLines:
+    """Renders one endpoint's counters. Names and labels of its histograms are rendered once."""
+
+    def __init__(self, watched: Watched, counts: EndpointMetrics) -> None:
+        self._watched = watched
+        self._counts = counts
+        name = watched.name
+        family = families.STAGE_SECONDS
+        stages = [
+            (family, Buckets(family, SECONDS, _STAGE_SECONDS, endpoint=name, stage=stage))
+            for stage in STAGES
+        ]
+        whole = [
+            (family, Buckets(family, SECONDS, SECONDS, endpoint=name))
+            for family in (families.REQUEST_SECONDS, families.OVERHEAD_SECONDS)
+        ]
+        self._spans = stages + whole
+        family = families.SCORE
+        score = [(family, Buckets(family, SCORES, SCORES, endpoint=name))]
+        family = families.DETECTOR_SCORE
+        self._scores = score + [
+            (family, Buckets(family, SCORES, _DETECTOR_SCORES, endpoint=name, detector=detector))
+            for detector in watched.detectors
+        ]
+
+    def write(self, page: _Page) -> None:
+        """Adds the endpoint's lines."""
+        counts, watched, name = self._counts, self._watched, self._watched.name
+        counts.fold()
+        if name:
+            mode, bundle = watched.mode.value, watched.bundle
+            _add(page, families.ENDPOINT, 1, endpoint=name, mode=mode, bundle=bundle)
+        self._write_decisions(page)
+        _add(page, families.REQUEST_BYTES, counts.request_bytes, endpoint=name)
+        _add(page, families.RESPONSE_BYTES, counts.response_bytes, endpoint=name)
+        for status, count in zip(_CLASSES, counts.statuses.tolist(), strict=True):
+            _add(page, families.RESPONSES, count, endpoint=name, status=status)
+        for (family, buckets), spans, total in zip(
+            self._spans, counts.spans.tolist(), counts.seconds.tolist(), strict=True
+        ):
+            page[family].append(buckets.lines(spans, total))
+        _add(page, families.ROWS, counts.rows, endpoint=name)
+        if watched.threshold is not None:
+            self._write_scores(page, watched.threshold)
+
+    def _write_decisions(self, page: _Page) -> None:
+        counts, name = self._counts, self._watched.name
+        taken = {**dict.fromkeys(_DECISIONS, 0), **counts.decisions}
+        would_block = 0
+        for (action, enforced), count in taken.items():
+            labels = {"endpoint": name, "action": action.value, "enforced": enforced.value}
+            _add(page, families.REQUESTS, count, **labels)
+            would_block += count if action is not enforced else 0
+        _add(page, families.WOULD_BLOCK, would_block, endpoint=name)
+        for (rule, seen), count in counts.refusals.items():
+            labels = {"endpoint": name, "rule": rule, "enforced": "true" if seen else "false"}
+            _add(page, families.REFUSALS, count, **labels)
+        for rule, count in counts.faults.items():
+            _add(page, families.FAULTS, count, endpoint=name, rule=rule)
+        for rule, count in counts.failed_open.items():
+            _add(page, families.FAILED_OPEN, count, endpoint=name, rule=rule)
+        for detector, count in counts.detector_faults.items():
+            _add(page, families.DETECTOR_FAULTS, count, endpoint=name, detector=detector)
+
+    def _write_scores(self, page: _Page, threshold: float) -> None:
+        counts, name = self._counts, self._watched.name
+        _add(page, families.ROWS_SCORED, counts.scored_rows, endpoint=name)
+        _add(page, families.ROWS_FLAGGED, counts.flagged_rows, endpoint=name)
+        for (family, buckets), scores, total in zip(
+            self._scores, counts.scores.tolist(), counts.score_sums.tolist(), strict=True
+        ):
+            page[family].append(buckets.lines(scores, total))
+        _add(
+            page,
+            families.SCORE_THRESHOLD,
+            -math.log10(threshold) if threshold > 0 else math.inf,
+            endpoint=name,
+        )
+        window = counts.window
+        if window is not None:
+            _add(page, families.ALERT_RATE, window.rate, endpoint=name)
+            _add(page, families.ALERT_BUDGET, window.budget, endpoint=name)
+            _add(page, families.ALERT_ROWS, window.rows, endpoint=name)
+            _add(page, families.BUDGET_EXCEEDED, int(window.exceeded), endpoint=name)
+
+
+def _add(page: _Page, family: Family, value: float, **labels: str) -> None:
+    page[family].append(f"{family.series(**labels)}{number(value)}\n")

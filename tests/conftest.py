@@ -1,0 +1,142 @@
+"""What every test may ask for: the repository, data beside it, ports, the sizes of long runs."""
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gateway import Gateway
+from hypothesis import HealthCheck, settings
+from recorder import Recorder
+
+from loadtest.process import BARTIZAN
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A busy machine is not a fault: no test of ours fails by the clock.
+settings.register_profile(
+    "project",
+    parent=settings.get_profile("ci" if os.environ.get("CI") else "default"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("project")
+
+
+def digits():
+    """(1797, 64) float64: scikit-learn's images, imported only where they are asked for."""
+    from sklearn.datasets import load_digits
+
+    return load_digits().data
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("bartizan")
+    group.addoption("--soak", action="store_true", help="run the tests marked soak")
+    group.addoption("--soak-seconds", type=float, default=600.0, help="how long a soak lasts")
+    group.addoption(
+        "--mutations", type=int, default=100_000, help="how many seeded mutations are tried"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--soak"):
+        return
+    skip = pytest.mark.skip(reason="minutes long: run with --soak")
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Path of a file beside the checkout (``shared("data/wdbc.npz")``), or a skip."""
+
+    def locate(name):
+        path = REPOSITORY.parent / "shared" / name
+        if not path.exists():
+            pytest.skip(f"../shared/{name} is not beside this checkout")
+        return path
+
+    return locate
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """A TCP port of 127.0.0.1 that nothing listens on: ``free_port()``."""
+
+    def choose():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return choose
+
+
+@pytest.fixture
+def gateway(tmp_path_factory):
+    """Starts a firewall: ``gateway(endpoints, **sections)``. All are ended with the test.
+
+    With ``wait=False`` it is launched, and the test waits for what it wants to see.
+    """
+    started = []
+
+    def start(endpoints, *, wait=True, **sections):
+        one = Gateway(tmp_path_factory.mktemp("gateway"), endpoints, **sections)
+        started.append(one)
+        return one.start() if wait else one.launch()
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def silent_recorder(tmp_path, free_port):
+    """A model server that is not started yet."""
+    recorder = Recorder(tmp_path, free_port())
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture
+def recorder(silent_recorder):
+    """A running model server."""
+    return silent_recorder.start()
+
+
+@pytest.fixture(scope="session")
+def images():
+    """(597, 64) float64: digits on which ``digits_bundle`` was not fitted."""
+    return digits()[1200:]
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(tmp_path_factory):
+    """A bundle fitted on the other digits, by the command line."""
+    folder = tmp_path_factory.mktemp("bundle")
+    np.save(folder / "digits.npy", digits()[:1200].astype(np.float32))
+    bundle = folder / "digits.bundle"
+    fit = ["fit", "--data", str(folder / "digits.npy"), "--out", str(bundle)]
+    subprocess.run([*BARTIZAN, *fit, "--false-positive-budget", "0.02"], check=True)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def mutations(request):
+    """How many seeded mutations to try (``--mutations``)."""
+    return request.config.getoption("--mutations")
+
+
+@pytest.fixture(scope="session")
+def soak_seconds(request):
+    """How long a soak lasts, in seconds (``--soak-seconds``)."""
+    return request.config.getoption("--soak-seconds")

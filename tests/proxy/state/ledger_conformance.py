@@ -1,0 +1,303 @@
+"""What every backend of the state must do. A backend's test file subclasses these classes, gives
+``make`` and inherits the cases.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.state.base import DAY_SECONDS, NANOSECONDS, Denial, LeaseNeeded, Quota
+
+NOON = 20_000 * DAY_SECONDS + DAY_SECONDS / 2
+
+
+class Clock:
+    """Both clocks, which only the test moves. Whole 1/1024 s, so that floats are exact."""
+
+    def __init__(self, now=1000.0, wall=NOON):
+        self.now = now
+        self.time = wall
+
+    def wall(self):
+        return self.time
+
+    def advance(self, seconds):
+        self.now += seconds
+        self.time += seconds
+
+
+class Model:
+    """The same quotas as token buckets over fractions: slow, and plainly right."""
+
+    def __init__(self, quotas):
+        self.quotas = quotas
+        self.tokens = {}
+        self.used = {}
+
+    def take(self, keys, rows, clock):
+        """Whether the rows are admitted."""
+        now, day = Fraction(clock.now), int(clock.time // DAY_SECONDS)
+        after = {}
+        admitted = True
+        for scope, (quota, key) in enumerate(zip(self.quotas, keys, strict=True)):
+            if not key:
+                continue
+            if quota.interval:
+                tokens, then = self.tokens.get((scope, key), (Fraction(quota.burst), now))
+                tokens += (now - then) * NANOSECONDS / quota.interval
+                after[scope, key] = min(tokens, Fraction(quota.burst)) - rows
+                admitted &= after[scope, key] >= 0
+            if quota.per_day:
+                admitted &= self.used.get((scope, key, day), 0) + rows <= quota.per_day
+        if admitted:
+            for place, tokens in after.items():
+                self.tokens[place] = tokens, now
+            for scope, key in enumerate(keys):
+                self.used[scope, key, day] = self.used.get((scope, key, day), 0) + rows
+        return admitted
+
+
+QUOTAS = st.builds(
+    Quota.of,
+    st.sampled_from([None, 0.5, 1.0, 3.0, 7.5, 100.0, 1e6]),
+    st.integers(1, 20),
+    st.one_of(st.none(), st.integers(1, 60)),
+)
+KEYS = st.tuples(st.sampled_from("abc"), st.sampled_from(["s", "t", ""]), st.just("*"))
+STEPS = st.lists(
+    st.tuples(
+        KEYS,
+        st.integers(1, 22),
+        st.one_of(
+            st.sampled_from([0.0, 0.0, 1 / 1024, 1.0, 40_000.0]),
+            st.integers(0, 4096).map(lambda ticks: ticks / 1024),
+        ),
+    ),
+    max_size=60,
+)
+
+
+class LedgerConformance:
+    """The cases. ``make(wall, most=…)`` gives a fresh ``State``."""
+
+    def ledger(self, clock, *quotas, most=1000):
+        return self.make(clock.wall, most=most).ledger("endpoint", quotas)
+
+    def test_exactly_the_burst_is_admitted(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(100.0, 500, None))
+        admitted = sum(ledger.take(["a"], 1, clock.now) is None for _ in range(12_800))
+        assert admitted == 500
+
+    def test_exactly_the_burst_is_admitted_to_many_threads(self):
+        clock = Clock()
+        quota = Quota.of(100.0, 500, None)
+        ledger = self.ledger(clock, quota, quota, Quota.of(100.0, 700, 650))
+
+        def takes(thread):
+            keys = ("a", "s", "*")
+            return sum(ledger.take(keys, 1, clock.now) is None for _ in range(800))
+
+        with ThreadPoolExecutor(16) as pool:
+            assert sum(pool.map(takes, range(16))) == 500
+
+    def test_the_rate_refills_what_was_taken(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(100.0, 500, None))
+        assert ledger.take(["a"], 500, clock.now) is None
+        assert ledger.take(["a"], 1, clock.now) == Denial(0, False, 1)
+        clock.advance(0.25)
+        assert ledger.take(["a"], 26, clock.now) == Denial(0, False, 1)
+        assert ledger.take(["a"], 25, clock.now) is None
+        clock.advance(1000)
+        assert ledger.take(["a"], 500, clock.now) is None
+        assert ledger.take(["a"], 500, clock.now) == Denial(
+            0, False, 6
+        )  # 5 s, and the clock's grain
+
+    def test_keys_are_apart_and_an_empty_key_is_not_counted(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(1.0, 1, None), Quota.of(1.0, 2, None))
+        assert ledger.take(["a", "s"], 1, clock.now) is None
+        assert ledger.take(["b", "s"], 1, clock.now) is None
+        assert ledger.take(["c", "s"], 1, clock.now) == Denial(1, False, 2)
+        assert ledger.take(["c", ""], 1, clock.now) is None
+
+    def test_a_denial_takes_nothing_anywhere(self):
+        clock = Clock()
+        ledger = self.ledger(
+            clock, Quota.of(1.0, 10, 20), Quota.of(1.0, 10, 20), Quota.of(1.0, 5, None)
+        )
+        for _ in range(50):
+            assert ledger.take(["a", "s", "*"], 6, clock.now) == Denial(2, False, None)
+        assert ledger.take(["a", "s", "*"], 5, clock.now) is None
+        for _ in range(50):
+            assert ledger.take(["a", "s", "*"], 5, clock.now).scope == 2
+        assert ledger.take(["a", "s", ""], 5, clock.now) is None
+        assert ledger.take(["a", "s", ""], 1, clock.now).retry_after == 2
+
+    def test_more_than_a_quota_holds_can_never_pass(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(1.0, 10, None), Quota.of(None, 1, 5))
+        assert ledger.take(["a", "s"], 11, clock.now) == Denial(0, False, None)
+        assert ledger.take(["a", "s"], 6, clock.now) == Denial(1, True, None)
+
+    def test_a_day_ends_at_midnight_utc(self):
+        clock = Clock(wall=NOON + 0.5)
+        ledger = self.ledger(clock, Quota.of(None, 1, 100))
+        assert ledger.take(["a"], 100, clock.now) is None
+        denial = ledger.take(["a"], 1, clock.now)
+        assert denial == Denial(0, True, DAY_SECONDS // 2)
+        clock.advance(DAY_SECONDS / 2 - 0.5 - 1 / 1024)
+        assert ledger.take(["a"], 1, clock.now) == Denial(0, True, 1)
+        clock.advance(1 / 1024)
+        assert ledger.take(["a"], 100, clock.now) is None
+        assert ledger.take(["a"], 1, clock.now).daily
+
+    def test_a_wall_clock_set_back_over_midnight_opens_no_new_day(self):
+        clock = Clock(wall=20_001 * DAY_SECONDS + 5.0)
+        ledger = self.ledger(clock, Quota.of(None, 1, 100))
+        assert ledger.take(["a"], 100, clock.now) is None
+        clock.time -= 10
+        assert ledger.take(["a"], 1, clock.now) == Denial(0, True, DAY_SECONDS + 5 + 1)
+        clock.time -= 5 * DAY_SECONDS  # it was wrong before: nobody is locked out for days
+        assert ledger.take(["a"], 1, clock.now) is None
+
+    def test_the_longest_wait_is_the_answer(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(1.0, 10, None), Quota.of(0.1, 10, None))
+        assert ledger.take(["a", "s"], 10, clock.now) is None
+        denial = ledger.take(["a", "s"], 1, clock.now)
+        assert (denial.scope, denial.retry_after) == (1, 11)
+
+    def test_a_take_is_of_at_least_one_row(self):
+        ledger = self.ledger(Clock(), Quota.of(1.0, 1, None))
+        for rows in (0, -1):
+            with pytest.raises(ValueError, match="at least one"):
+                ledger.take(["a"], rows, 0.0)
+
+    def test_new_quotas_keep_what_was_used(self):
+        clock = Clock()
+        state = self.make(clock.wall, most=1000)
+        ledger = state.ledger("endpoint", [Quota.of(1.0, 10, 10)])
+        assert ledger.take(["a"], 10, clock.now) is None
+        again = state.ledger("endpoint", [Quota.of(1.0, 10, 12), Quota()])
+        assert again.take(["a", "s"], 1, clock.now) is not None
+        clock.advance(5)
+        assert again.take(["a", "s"], 3, clock.now).daily
+        assert again.take(["a", "s"], 2, clock.now) is None
+        other = state.ledger("other", [Quota.of(1.0, 10, 10)])
+        assert other.take(["a"], 10, clock.now) is None
+
+    def test_the_number_of_known_keys_is_bounded(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(10.0, 1, None), most=50)
+        for number in range(5000):
+            assert ledger.take([f"k{number}"], 1, clock.now) is None
+            clock.advance(1 / 8)
+        assert ledger.known()[0] <= 50
+
+    def test_no_flood_of_newcomers_clears_a_record(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(0.5, 10, 15), most=50)
+        assert ledger.take(["attacker"], 10, clock.now) is None
+        for number in range(2000):
+            ledger.take([f"sybil{number}"], 1, clock.now)
+        assert ledger.take(["attacker"], 1, clock.now) is not None
+        # The rate's debt is paid after 20 seconds, the day's stays until midnight.
+        clock.advance(30)
+        for number in range(2000):
+            ledger.take([f"other{number}"], 1, clock.now)
+        assert ledger.take(["attacker"], 5, clock.now) is None
+        assert ledger.take(["attacker"], 1, clock.now).daily
+
+    def test_newcomers_without_room_share_one_quota(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(1.0, 10, None), most=20)
+        for number in range(20):
+            assert ledger.take([f"early{number}"], 10, clock.now) is None
+        admitted = sum(ledger.take([f"late{n}"], 1, clock.now) is None for n in range(500))
+        assert admitted == 10
+        assert ledger.known()[0] == 20
+        clock.advance(10)
+        assert ledger.take(["late499"], 10, clock.now) is None
+
+    def test_refused_newcomers_keep_nobody_out(self):
+        clock = Clock()
+        ledger = self.ledger(clock, Quota.of(1.0, 10, None), Quota.of(1.0, 1, None), most=20)
+        assert ledger.take(["first", "flooded"], 1, clock.now) is None
+        for number in range(500):
+            assert ledger.take([f"sybil{number}", "flooded"], 1, clock.now).scope == 1
+        for number in range(10):
+            assert ledger.take([f"honest{number}", f"s{number}"], 10, clock.now) is None
+
+    async def test_refilling_may_be_awaited(self):
+        clock = Clock()
+        state = self.make(clock.wall, most=10)
+        ledger = state.ledger("endpoint", [Quota.of(1.0, 1, None)])
+        await ledger.refill(LeaseNeeded(["a"], 1))
+        assert ledger.take(["a"], 1, clock.now) is None
+        await state.close()
+
+    @given(st.lists(QUOTAS, min_size=3, max_size=3), STEPS)
+    def test_it_admits_what_the_model_admits(self, quotas, steps):
+        clock = Clock()
+        ledger = self.ledger(clock, *quotas)
+        model = Model(quotas)
+        for keys, rows, seconds in steps:
+            clock.advance(seconds)
+            denial = ledger.take(keys, rows, clock.now)
+            assert (denial is None) == model.take(keys, rows, clock)
+
+    @given(QUOTAS, STEPS)
+    def test_no_window_holds_more_than_the_quota(self, quota, steps):
+        clock = Clock()
+        ledger = self.ledger(clock, quota)
+        taken = []
+        for _, rows, seconds in steps:
+            clock.advance(seconds)
+            if ledger.take(["a"], rows, clock.now) is None:
+                taken.append((Fraction(clock.now), int(clock.time // DAY_SECONDS), rows))
+        for first in range(len(taken)):
+            total = 0
+            for then, _, rows in taken[first:]:
+                total += rows
+                if quota.interval:
+                    window = then - taken[first][0]
+                    assert total <= quota.burst + window * NANOSECONDS / quota.interval
+        if quota.per_day:
+            for day in {day for _, day, _ in taken}:
+                assert sum(rows for _, that, rows in taken if that == day) <= quota.per_day
+
+    @given(st.lists(QUOTAS, min_size=3, max_size=3), STEPS, st.floats(0, 1e9))
+    def test_a_retry_after_the_wait_passes(self, quotas, steps, start):
+        clock = Clock(now=start, wall=NOON + start)
+        ledger = self.ledger(clock, *quotas)
+        for keys, rows, seconds in steps:
+            clock.advance(seconds)
+            denial = ledger.take(keys, rows, clock.now)
+            if denial is None:
+                continue
+            if denial.retry_after is None:
+                assert any(
+                    rows > quota.most() for quota, key in zip(quotas, keys, strict=True) if key
+                )
+                continue
+            assert denial.retry_after >= 1
+            clock.advance(denial.retry_after)
+            assert ledger.take(keys, rows, clock.now) is None
+
+    @given(QUOTAS, st.integers(1, 20), st.integers(1, 20))
+    def test_the_wait_is_no_longer_than_it_must_be(self, quota, first, second):
+        clock = Clock()
+        ledger = self.ledger(clock, quota)
+        ledger.take(["a"], first, clock.now)
+        denial = ledger.take(["a"], second, clock.now)
+        if denial is None or denial.retry_after is None:
+            return
+        # A second for rounding up, and one more where the clock's grain tips it over.
+        clock.advance(max(0, denial.retry_after - 2))
+        assert denial.retry_after <= 2 or ledger.take(["a"], second, clock.now) is not None
