@@ -312,7 +312,7 @@ def _dismantle(scorer: Scorer) -> dict[str, npt.NDArray[Any]]:
     for detector, tail in zip(scorer.detectors, scorer.tails, strict=True):
         for field in fields(detector):
             value = getattr(detector, field.name)
-            if isinstance(value, np.ndarray):
+            if field.init and isinstance(value, np.ndarray):
                 arrays[f"{detector.name}/{field.name}"] = value
         if not isinstance(detector, IsolationForest):
             projection = detector.projection

@@ -11,14 +11,12 @@ import contextlib
 import datetime
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import numpy as np
@@ -27,6 +25,7 @@ import uvloop
 from loadtest.artefacts import FitError, code_digest, fit_bundle, kept
 from loadtest.client import Result, closed_loop
 from loadtest.comparison import Sample
+from loadtest.interrupts import ended_in_order, held
 from loadtest.payloads import Floats, infer_request, infer_target
 from loadtest.peers import PEERS, Firewall, Lab, Peer
 from loadtest.process import Address, Process, ProcessError, on_cores
@@ -141,7 +140,8 @@ def measure(subject: Subject, case: str, pool: Sequence[bytes], plan: Plan, roun
 
     def load(connections: int, seconds: float) -> Result:
         run = closed_loop(subject.address, pool, connections=connections, seconds=seconds)
-        return uvloop.run(run)
+        with held():
+            return uvloop.run(run)
 
     results = [load(plan.connections, plan.warm_seconds)]
     before = subject.process.cpu_seconds()
@@ -315,28 +315,20 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
     return Plan([by_name[name] for name in names], cases, rounds, seconds)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    del frame
-    raise SystemExit(128 + number)  # so that every ``finally`` runs
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line: 0 measured, 1 not believable, 2 usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
     plan = _plan(parser, options)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminated)
     paths = {"envoy": options.envoy, "nginx": options.nginx}
     given = sys.argv[1:] if arguments is None else arguments
     command = " ".join(["python -m loadtest.bench", *given])
     try:
-        run = bench(plan, paths, options.proxy_core, options.load_core, command)
+        with ended_in_order():
+            run = bench(plan, paths, options.proxy_core, options.load_core, command)
     except (BenchError, FitError, ProcessError, OSError) as error:
         _say(f"error: {error}")
         return 1
-    except KeyboardInterrupt:
-        return 130
     if options.json:
         sys.stdout.write(json.dumps(run.as_json(), indent=2) + "\n")
     out = options.out or (None if options.quick else Path("docs/benchmarks.md"))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from detectors.bundle import Bundle, BundleError, load_bundle
-
 from detectors.calibration import BudgetError
 from detectors.scorer import Scorer
 from proxy.contract_watch import ContractWatch
@@ -38,11 +37,10 @@ FORWARDED: Final = (
     "accept",
     "accept-encoding",
     "authorization",
-    "traceparent",
-    "tracestate",
     "user-agent",
 )
-"""Request headers that are passed on as the client sent them. Every other one ends here."""
+"""Request headers that are passed on as the client sent them. Of the others, only a valid trace
+context goes on."""
 
 
 class BuildError(Exception):
@@ -205,7 +203,7 @@ def build(
                 max_bytes=endpoint.limits.body_bytes,
             ),
             body_limit=endpoint.limits.body_bytes,
-            expanded_ratio=endpoint.limits.expanded_ratio,
+            expanded_ratio=int(endpoint.limits.expanded_ratio),
             width=scorers[endpoint.name].features if endpoint.name in scorers else None,
             scorer=scorers.get(endpoint.name),
             bundle=bundles[endpoint.name].digest if endpoint.name in bundles else "",
@@ -264,12 +262,14 @@ def listener_address(settings: Settings) -> Address:
     """
     listen, tls = settings.listen, settings.tls
     try:
-        context = tls and server_context(
-            str(tls.certificate), str(tls.key), tls.client_ca and str(tls.client_ca)
+        context = (
+            server_context(*map(str, filter(None, (tls.certificate, tls.key, tls.client_ca))))
+            if tls
+            else None
         )
     except OSError as error:
         raise BuildError(f"tls: {error}") from error
-    return Address(listen.host, listen.port, listen.path, context or None)
+    return Address(listen.host, listen.port, listen.path, context)
 
 
 def load_endpoint_bundle(settings: Settings, endpoint: EndpointSettings) -> Bundle:

@@ -40,7 +40,7 @@ class Endpoint:
     metrics: EndpointMetrics
     codec: V2
     body_limit: int
-    expanded_ratio: float
+    expanded_ratio: int
     width: int | None = None
     scorer: Scorer | None = None
     bundle: str = ""

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Protocol, TypeVar
 
 from cryptography import x509
@@ -154,8 +154,13 @@ class Identifier:
 
     def _aggregate(self, address: Address) -> str:
         settings = self._settings
-        prefix = settings.ipv4_prefix if address.version == 4 else settings.ipv6_prefix
-        return str(ip_network((address, prefix), strict=False))
+        four = isinstance(address, IPv4Address)
+        return _network(address, settings.ipv4_prefix if four else settings.ipv6_prefix)
+
+    def _subnet(self, address: Address) -> str:
+        settings = self._settings
+        four = isinstance(address, IPv4Address)
+        return _network(address, settings.ipv4_subnet if four else settings.ipv6_subnet)
 
     def _place(self, text: str) -> _Place:
         address = parse_address(text)
@@ -164,11 +169,7 @@ class Identifier:
             kind = "anonymous" if text else "local"
             place = _Place(Identity(self._hash(kind, ""), kind), trusted=False)
         else:
-            prefix = (
-                self._settings.ipv4_subnet if address.version == 4 else self._settings.ipv6_subnet
-            )
-            network = ip_network((address, prefix), strict=False)
-            subnet = self._hash("subnet", str(network))
+            subnet = self._hash("subnet", self._subnet(address))
             if self._by_address:
                 identity = Identity(self._hash("ip", self._aggregate(address)), "ip", subnet)
             else:
@@ -265,6 +266,11 @@ def certificate_subject(der: bytes) -> str:
     if len(uris) != 1 or len(uris[0]) > _SPIFFE_BYTES or not _SPIFFE.fullmatch(uris[0]):
         return ""
     return uris[0]
+
+
+def _network(address: Address, prefix: int) -> str:
+    """The network of an address: its first ``prefix`` bits, as text that no other network has."""
+    return f"{address.version}/{prefix}/{int(address) >> (address.max_prefixlen - prefix):x}"
 
 
 def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:

@@ -38,6 +38,7 @@ from proxy.rules import Refusal
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
+from proxy.telemetry.trace import traceparent, tracestate
 
 _log = structlog.get_logger("bartizan.pipeline")
 
@@ -238,8 +239,13 @@ class Pipeline:
         return UpstreamRequest(
             head.method.encode(),
             visit.route.target,
-            b"%b%bx-request-id: %b\r\n"
-            % (lines, _lines(head, self._forward), visit.record.id.encode()),
+            b"%b%b%bx-request-id: %b\r\n"
+            % (
+                lines,
+                _lines(head, self._forward),
+                _trace_lines(head) if b"traceparent" in head.headers else b"",
+                visit.record.id.encode(),
+            ),
             body,
         )
 
@@ -316,3 +322,12 @@ def _lines(head: Head, wanted: Sequence[tuple[bytes, bytes]]) -> bytes:
     """The header lines of those wanted headers that the client sent."""
     headers = head.headers
     return b"".join([line % headers[name] for name, line in wanted if name in headers])
+
+
+def _trace_lines(head: Head) -> bytes:
+    """The trace context, if it is valid."""
+    parent = traceparent(head.get(b"traceparent"))
+    if parent is None:
+        return b""
+    state = tracestate(head.get(b"tracestate"))
+    return b"traceparent: %b\r\n%b" % (parent, b"tracestate: %b\r\n" % state if state else b"")

@@ -50,7 +50,7 @@ def serve(path: Path) -> None:
         OSError: if an address or a file cannot be used.
     """
     settings = load(path)
-    configure(settings.log.level, settings.log.format)
+    configure(level=settings.log.level, form=settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Server(path, settings).run(settings))
 
@@ -198,8 +198,8 @@ class _Server:
         """Shows the metrics where their figures are."""
         self._metrics.connections = lambda: len(listener.connections)
         self._metrics.connections_shed = lambda: listener.shed
-        self._metrics.upstreams = lambda: self._generation.upstreams()
-        self._metrics.clients = lambda: self._generation.clients()
+        self._metrics.upstreams = lambda: self._generation.upstreams()  # noqa: PLW0108 - a reload replaces it
+        self._metrics.clients = lambda: self._generation.clients()  # noqa: PLW0108 - as above
         self._metrics.audit = shared.audit.state
 
     # What the admin listener asks.

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest.process import BARTIZAN, Process, free_port
 from loadtest.wire import Session, render_request
 
-READY = "/ready"
+READY = "/readyz"
 METRICS = "/metrics"
 
 

@@ -48,9 +48,13 @@ class OneClassSVM(ProjectedDetector):
         scores = np.empty(len(rows))
         chunk = max(1, CHUNK_ELEMENTS // self.vectors.size)
         with np.errstate(all="ignore"):
+            lengths = np.einsum("ij,ij->i", self.vectors, self.vectors)
             for start in range(0, len(rows), chunk):
-                gap = rows[start : start + chunk, None] - self.vectors
-                logs = -self.gamma * np.einsum("ijk,ijk->ij", gap, gap)
+                part = rows[start : start + chunk]
+                squares = lengths - 2.0 * (part @ self.vectors.T)
+                squares += np.einsum("ij,ij->i", part, part)[:, None]
+                # Rounding may leave a hair below zero; NaN passes through maximum and stays NaN.
+                logs = -self.gamma * np.maximum(squares, 0.0)
                 top = logs.max(axis=1)
                 sums = np.exp(logs - top[:, None]) @ self.weights
                 scores[start : start + chunk] = -top - np.log(sums)

@@ -12,13 +12,14 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import betabinom, binom
+from scipy.stats import betabinom, binom  # type: ignore[import-untyped]  # ships no types
 from sklearn.metrics import roc_auc_score
 
 from detectors.arrays import Floats, Singles
@@ -105,6 +106,7 @@ class Budget:
     found: float
 
 
+@lru_cache(maxsize=1)
 def read_set(path: Path) -> LabelledSet:
     """Reads one labelled set; duplicates among the normal rows are counted, not kept."""
     with np.load(path, allow_pickle=False) as file:
@@ -116,12 +118,16 @@ def read_set(path: Path) -> LabelledSet:
 
 
 def pool_size(count: int, alpha: float) -> int | None:
-    """How many of the distinct normal rows to fit and calibrate on, or None if it cannot be done."""
+    """How many of the distinct normal rows to fit and calibrate on, or None if too few.
+
+    At least ``1 / alpha`` rows are held out: fewer could not tell the budget from nothing.
+    """
     least = rows_needed(alpha, DELTA) + MIN_TRAIN + MIN_MERGE
-    if count < least + MIN_TEST:
+    held = max(MIN_TEST, round(1 / alpha))
+    if count < least + held:
         return None
     wanted = max(min(int(count * 0.6), POOL_CAP), least + 750)
-    return max(min(wanted, count - MIN_TEST), least)
+    return max(min(wanted, count - held), least)
 
 
 def run_split(data: LabelledSet, alpha: float, seed: int, *, efficacy: bool = True) -> Outcome:
@@ -268,7 +274,7 @@ def render(
         lines.append(
             f"| {r.name} | {r.alpha:.1%} | {r.calibration_rows} ({r.rank}) | {r.tested} "
             f"| {r.rate:.2%} | {r.repeated_rate:.2%} "
-            f"| {r.over}/{r.splits} ({low:.0%}–{high:.0%}) | {r.over_expected:.1%} "
+            f"| {r.over}/{r.splits} ({low:.0%} to {high:.0%}) | {r.over_expected:.1%} "
             f"| {r.clearly_over}/{r.splits} | {r.found:.1%} |"
         )
     total = sum(r.splits for r in results)

@@ -7,8 +7,6 @@ import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 
@@ -16,6 +14,7 @@ from loadtest.artefacts import FitError
 from loadtest.demo.play import perform
 from loadtest.demo.report import Report, checks_table, traffic_table
 from loadtest.demo.site import DemoError, Site, Stage, example, prepare, workplace
+from loadtest.interrupts import ended_in_order
 from loadtest.process import ProcessError
 
 
@@ -23,16 +22,19 @@ def show(*, once: bool, as_json: bool) -> int:
     """Runs the demonstration and stays up until Ctrl-C, or ends by itself.
 
     Returns:
-        The exit status: 0 if everything was decided as it should be, 1 if not, 130 on Ctrl-C.
+        The exit status: 0 if everything was decided as it should be, 1 if not.
+
+    Raises:
+        SystemExit: on a signal, Ctrl-C included, with 128 and its number.
     """
     console = Console(stderr=as_json, highlight=False)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
     try:
-        with console.status("fitting the model and the firewall's bundle"):
-            stage = prepare()
-        console.print("The model and the bundle were " + ("kept." if stage.cached else "fitted."))
-        return _run(console, stage, once=once, as_json=as_json)
+        with ended_in_order():
+            with console.status("fitting the model and the firewall's bundle"):
+                stage = prepare()
+            said = "kept from before" if stage.cached else "fitted now"
+            console.print(f"The model and the firewall's bundle: {said}.")
+            return _run(console, stage, once=once, as_json=as_json)
     except (DemoError, FitError, ProcessError, OSError, ValueError) as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False)
         return 1
@@ -41,8 +43,6 @@ def show(*, once: bool, as_json: bool) -> int:
             f"error: {error}; the extra `train` brings it", markup=False
         )
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def _run(console: Console, stage: Stage, *, once: bool, as_json: bool) -> int:
@@ -93,8 +93,3 @@ def _tails(console: Console, logs: Iterable[Path]) -> None:
     for log in logs:
         lines = log.read_text(errors="replace").splitlines()[-20:]
         console.print(f"{log.name}:", *lines, sep="\n", markup=False, soft_wrap=True)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    del frame
-    raise SystemExit(128 + number)  # so that every process is ended in order

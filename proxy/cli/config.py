@@ -34,9 +34,10 @@ def validate(load_bundle: LoadBundle | None, path: Path, as_json: bool) -> None:
 
     Exit status 0 if the gateway could start with it, 3 if not.
     """
-    checks: list[Check] = [check_files, check_tls]
-    if callable(load_bundle):
-        checks.append(bundle_check(load_bundle))
+    from proxy.build import load_endpoint_bundle  # noqa: PLC0415 - `config schema` needs none of it
+
+    bundles = bundle_check(load_bundle or load_endpoint_bundle)
+    checks: list[Check] = [check_files, check_tls, bundles]
     try:
         settings = load(path, checks=checks)
     except SettingsError as error:

@@ -138,7 +138,8 @@ class ClientConnection(asyncio.Protocol):
 
     def give_up(self) -> None:
         """Closes the connection at once and fails its answer."""
-        self._answer, answer = None, self._answer
+        answer = self._answer
+        self._answer = None
         self.abort()
         if answer is not None:
             answer.fail(_invalid("the pool was closed"))

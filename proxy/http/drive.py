@@ -147,11 +147,12 @@ class Drive:
         elif isinstance(waits, Waiter):
             waits.forget()
             self.step(asyncio.CancelledError())
-        elif isinstance(waits, asyncio.Handle):
+        elif asyncio.isfuture(waits):
+            if not waits.cancel():
+                self._cancelled = True
+        elif waits is not None:
             waits.cancel()
             self.step(asyncio.CancelledError())
-        elif waits is not None and not waits.cancel():
-            self._cancelled = True
 
     def _wait_for(self, waits: Any) -> None:
         if waits is None:  # asyncio.sleep(0)

@@ -28,11 +28,11 @@ HEAD: Final = 1
 BODY: Final = 2
 
 SLICE: Final = 4096
-"""The most to feed at once, unless it is the known rest of a body: what a segment may hold in heads,
-chunks and pipelined requests is bounded by it."""
+"""The most to feed at once, unless it is the known rest of a body: it bounds what a segment may
+hold in heads, chunks and pipelined requests."""
 
 # Words of llhttp's complaints that two parsers could disagree on, rather than both refuse.
-_AMBIGUOUS: Final = ("Content-Length", "Transfer-Encoding", "chunk", "CR", "LF", "space", "Upgrade")
+_AMBIGUOUS: Final = ("Content-Length", "Transfer-Encoding", "chunk", "CR", "LF", "space")
 
 
 class RequestReader:

@@ -125,8 +125,8 @@ class ServerConnection(asyncio.Protocol):
                 self._reader.feed(data)
             else:
                 self._feed_slices(memoryview(data))
-        except Refusal as refusal:
-            self._refuse(refusal)
+        except Exception as error:
+            self._refuse(self._refusal_of(error))
         if self._queue:
             if len(self._queue) >= self._limits.pipeline_depth and not self._paused:
                 self._hold(None)
@@ -218,8 +218,8 @@ class ServerConnection(asyncio.Protocol):
         if held is not None:
             try:
                 self._feed_slices(held)
-            except Refusal as refusal:
-                self._refuse(refusal)
+            except Exception as error:
+                self._refuse(self._refusal_of(error))
         if self._held is None and self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -298,7 +298,7 @@ class ServerConnection(asyncio.Protocol):
             elif type(item) is _Refused:
                 self.write(
                     render.reply(
-                        self._refusal(item.application, item.refusal, item.head, item.received),
+                        self._reply(item.application, item.refusal, item.head, item.received),
                         date=self._listener.date,
                         connection=_CLOSE,
                         with_body=item.head is None or item.head.method != "HEAD",
@@ -324,21 +324,16 @@ class ServerConnection(asyncio.Protocol):
 
     def _settle(self, exchange: Exchange, error: BaseException) -> None:
         """Answers an exchange that the application left open."""
-        refusal = error if isinstance(error, Refusal) else None
-        if refusal is None:
-            refusal = Refusal(INTERNAL, f"{type(error).__name__}: {error}")
-            self._report(error)
+        refusal = self._refusal_of(error)
         if exchange.answered:
             return
         if exchange.status:
             exchange.keep_alive = False
             self.abort()  # a part never looks like the whole
             return
-        exchange.reply(
-            self._refusal(exchange.application, refusal, exchange.head, exchange.received)
-        )
+        exchange.reply(self._reply(exchange.application, refusal, exchange.head, exchange.received))
 
-    def _refusal(
+    def _reply(
         self, application: Application, refusal: Refusal, head: Head | None, received: float
     ) -> Reply:
         try:
@@ -378,6 +373,13 @@ class ServerConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             transport.resume_reading()
+
+    def _refusal_of(self, error: BaseException) -> Refusal:
+        """What the client is told of an exception: of a defect, nothing."""
+        if isinstance(error, Refusal):
+            return error
+        self._report(error)
+        return Refusal(INTERNAL, f"{type(error).__name__}: {error}")
 
     def _report(self, error: BaseException) -> None:
         asyncio.get_running_loop().call_exception_handler(

@@ -4,7 +4,7 @@ that its clients understand. Knows no detectors and no sockets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -83,9 +83,14 @@ class InferResponse:
 class Codec(Protocol):
     """One wire protocol, bound to one endpoint's contract. Every codec passes the conformance
     suite in ``tests/proxy/protocols/conformance.py``.
+
+    Attributes:
+        framing: names and lines of the headers without which a request body cannot be read. They
+            go on with a body that was not understood and is let through all the same.
     """
 
     name: str
+    framing: Sequence[tuple[bytes, bytes]]
 
     def route(self, method: str, target: str) -> Route:
         """Understands a request target.

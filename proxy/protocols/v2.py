@@ -48,6 +48,7 @@ _BINARY_LINES: Final = (
 _NOTHING: Final[Mapping[str, Any]] = {}
 _MEMORABLE: Final = 2048  # bytes of a frame that is worth remembering
 _REMEMBERED: Final = 64
+_LARGE: Final = 64 * 2**10  # bytes of JSON whose cost is looked at before it is parsed
 
 
 class V2:
@@ -71,6 +72,10 @@ class V2:
     """
 
     name = "v2"
+    framing = (
+        (b"content-type", b"content-type: %b\r\n"),
+        (b"inference-header-content-length", b"inference-header-content-length: %b\r\n"),
+    )
 
     def __init__(
         self,
@@ -213,6 +218,8 @@ class V2:
 
     def _read(self, text: bytes) -> tuple[Layout, list[list[Any]], bool]:
         """The layout of a request, its JSON data, and whether booleans may be in that."""
+        if len(text) > _LARGE:
+            self._layouts.check_cost(text)
         frame, arrays, booleans = split_arrays(text)
         try:
             layout = self._recall(frame) if len(frame) <= _MEMORABLE else self._layouts.read(frame)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from proxy.protocols.contract import ANY, Contract, TensorSpec
 from proxy.protocols.tensors import DATATYPES, Datatype
 from proxy.protocols.v2_binary import check_size
-from proxy.protocols.v2_json import check_unique_keys, loads
+from proxy.protocols.v2_json import check_containers, check_unique_keys, loads
 from proxy.protocols.v2_messages import (
     MAX_TENSORS,
     check_text,
@@ -29,6 +29,8 @@ from proxy.rules import (
     Refusal,
 )
 
+# An input has at most 2 objects and 7 keys, an output 2 and 4.
+_MAX_FIELDS: Final = 16 * MAX_TENSORS
 _INPUT_KEYS: Final = frozenset({"name", "shape", "datatype", "parameters", "data"})
 
 
@@ -88,6 +90,15 @@ class LayoutReader:
         self._inputs = {spec.name: (spec, DATATYPES[spec.datatype]) for spec in contract.inputs}
         self._required = {spec.name for spec in contract.inputs if not spec.optional}
         self._outputs = frozenset(spec.name for spec in contract.outputs)
+        self._lists = _count_lists(contract, max_rows)
+
+    def check_cost(self, text: bytes) -> None:
+        """Refuses a text that would be dear to parse and could not be a request anyway.
+
+        Raises:
+            Refusal: SYNTAX.
+        """
+        check_containers(text, lists=self._lists, fields=_MAX_FIELDS)
 
     def read(self, text: bytes) -> Layout:
         """Reads the JSON of a request; a function of its bytes alone.
@@ -183,3 +194,17 @@ class LayoutReader:
             if wanted not in (size, ANY):
                 raise Refusal(SHAPE, f"{name} is {list(spec.shape)}")
         return name, kind, shape, spec
+
+
+def _count_lists(contract: Contract, max_rows: int) -> int | None:
+    """The most arrays that a request has, or None if the contract does not tell."""
+    if contract.open:
+        return None
+    rows = max_rows if contract.batched else 1
+    lists = 4 * MAX_TENSORS
+    for spec in contract.inputs:
+        outer = spec.shape[1:-1] if contract.batched else spec.shape[:-1]
+        if ANY in outer:
+            return None
+        lists += 1 + rows * sum(prod(outer[:depth]) for depth in range(len(outer) + 1))
+    return lists

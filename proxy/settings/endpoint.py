@@ -90,8 +90,6 @@ class Tensor(Section):
         min_length=1, max_length=8
     )
     """Its dimensions, the batch first; -1 for one of any size."""
-    optional: bool = False
-    """Whether a request may leave it out."""
     min: Finite | None = None
     """The least value allowed; none: any value of the datatype."""
     max: Finite | None = None

@@ -30,19 +30,19 @@ _GLANCES: Final = 16
 class _Table:
     """The buckets of one scope."""
 
-    __slots__ = ("_hand", "_most", "_ring", "buckets", "overflow")
+    __slots__ = ("_hand", "_ring", "buckets", "most", "overflow")
 
     def __init__(self, most: int) -> None:
         self.buckets: dict[str, Bucket] = {}
         self.overflow = Bucket()
-        self._most = most
+        self.most = most
         self._ring: list[str] = []
         self._hand = 0
 
     def newcomer(self, key: str, now: int, day: int) -> Bucket:
         """A bucket for an unknown key: its own, or else the one that newcomers share."""
         ring = self._ring
-        if len(ring) < self._most:
+        if len(ring) < self.most:
             ring.append(key)
         else:
             for _ in range(_GLANCES):
@@ -83,13 +83,22 @@ class MemoryLedger:
             )
             self._daily = any(quota.per_day for quota in quotas)
 
+    def resize(self, most: int) -> None:
+        """Changes how many keys each scope keeps apart."""
+        with self._lock:
+            self._most = most
+            for table in self._tables:
+                table.most = most
+
     def take(self, keys: Sequence[str], rows: int, now: float) -> Denial | None:
         """As ``base.Ledger.take``; it never needs a lease."""
         if rows < 1:
             raise ValueError("a take is of at least one row")
         moment = int(now * NANOSECONDS)
-        wall = self._wall() if self._daily else 0.0
-        day = int(wall // DAY_SECONDS)
+        wall, day = 0.0, 0
+        if self._daily:
+            wall = self._wall()
+            day = int(wall) // DAY_SECONDS
         with self._lock:
             for scope, table, interval, burst, per_day in self._limited:
                 key = keys[scope]
@@ -166,6 +175,12 @@ class MemoryState:
         self._most = most
         self._wall = wall
         self._ledgers: dict[str, MemoryLedger] = {}
+
+    def resize(self, most: int) -> None:
+        """Changes how many keys are kept apart. Those known beyond it stay until replaced."""
+        self._most = most
+        for ledger in self._ledgers.values():
+            ledger.resize(most)
 
     def ledger(self, name: str, quotas: Sequence[Quota]) -> MemoryLedger:
         """As ``base.State.ledger``."""

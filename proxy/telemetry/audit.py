@@ -88,6 +88,14 @@ class AuditState:
 class Audit(Protocol):
     """What the pipeline needs of an audit log. One loop, one thread."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether answers wait for ``released``."""
+
+    @property
+    def full(self) -> bool:
+        """Whether ``append`` would take nothing now."""
+
     def append(self, record: Record) -> int | None:
         """Takes in an exchange that is over; a ticket for ``released``, or None if the queue is
         full: the record is lost, counted, and the failure mode decides.
@@ -112,6 +120,9 @@ class Audit(Protocol):
 class NoAudit:
     """Keeps nothing: where no audit log is configured."""
 
+    waits = False
+    full = False
+
     def append(self, record: Record) -> int | None:
         """As ``Audit``."""
         return 0
@@ -134,11 +145,16 @@ class NoAudit:
 class AuditLog:
     """The audit log at ``path``. Make it in the loop's thread, while the loop runs.
 
+    A record is rendered a little later than it is appended, so it must not change any more.
+
     Args:
         clock: monotonic seconds, the one of ``Record``.
         wall: seconds since the epoch.
         started: what the record of this start says, as the version.
         file: opens the log's file.
+
+    Attributes:
+        waits: as ``Audit``.
 
     Raises:
         AuditError: if the log was cut or edited, or another process writes it.
@@ -159,7 +175,7 @@ class AuditLog:
         self._clock = clock
         self._wall = wall
         self._path = path
-        self._waits = options.durability == "released"
+        self.waits = options.durability == "released"
         self._loop = asyncio.get_running_loop()
         self._lines = Lines()
         # What the loop has taken in, and not yet handed to the writer: records, and other lines.
@@ -181,18 +197,24 @@ class AuditLog:
             raise
         self._writer = Writer(
             self._file,
-            sync_interval=0.0 if self._waits else options.sync_interval,
+            sync_interval=0.0 if self.waits else options.sync_interval,
             tell=self._wake,
             clock=clock,
         )
 
+    @property
+    def full(self) -> bool:
+        """As ``Audit``."""
+        writer, options = self._writer, self._options
+        return (
+            self._ticket - writer.done >= options.limit
+            or self._backlog - writer.bytes >= options.limit_bytes
+            or self._closed
+        )
+
     def append(self, record: Record) -> int | None:
         """As ``Audit``."""
-        if (
-            self._ticket - self._writer.done >= self._options.limit
-            or self._backlog - self._writer.bytes >= self._options.limit_bytes
-            or self._closed
-        ):
+        if self.full:
             self._dropped += 1
             self._untold += 1
             return None
@@ -206,7 +228,7 @@ class AuditLog:
 
     async def released(self, ticket: int) -> bool:
         """As ``Audit``."""
-        if not self._waits:
+        if not self.waits:
             return True
         future: asyncio.Future[bool] = self._loop.create_future()
         self._waiting.append((ticket, future))
@@ -274,7 +296,7 @@ class AuditLog:
         return {"previous": {"file": name, "seq": self._link.seq, "sha256": self._link.hash}}
 
     def _schedule(self) -> None:
-        if self._waits:
+        if self.waits:
             self._due = self._loop.call_soon(self._flush)
         else:
             self._due = self._loop.call_later(self._options.interval, self._flush)

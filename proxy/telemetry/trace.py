@@ -66,8 +66,8 @@ def traceparent(value: bytes | None) -> bytes | None:
 def tracestate(value: bytes | None) -> bytes | None:
     """The header to pass on for a received ``tracestate``, None drops it.
 
-    At most 32 members of the specification's form, in 512 bytes. Source: W3C Trace Context, level 2,
-    section 3.3.
+    At most 32 members of the specification's form, in 512 bytes. Source: W3C Trace Context,
+    level 2, section 3.3.
     """
     if value is None or len(value) > _STATE_BYTES:
         return None

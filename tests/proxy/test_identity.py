@@ -157,8 +157,9 @@ def test_a_listed_key_is_its_name_wherever_it_comes_from(keys):
         b"alice",
         b"key-a\0",
         b"x" * 9000,
-    ]
-    + [hashlib.sha256(b"key-a").digest(), hashlib.sha256(b"key-a").hexdigest().encode()],
+        hashlib.sha256(b"key-a").digest(),
+        hashlib.sha256(b"key-a").hexdigest().encode(),
+    ],
 )
 def test_an_unlisted_key_identifies_nobody(keys, value):
     identify = make(api_keys=keys)

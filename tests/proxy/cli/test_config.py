@@ -89,12 +89,18 @@ def test_a_bundle_that_is_missing_or_cannot_be_loaded(run, tmp_path):
     assert "5:13: error: endpoints[0].bundle: no such file" in missing.stderr
     assert loaded == []
     (tmp_path / "d.bundle").touch()
-    assert run(text).exit_code == 0
     broken = run(text, load_bundle=load_bundle)
     assert broken.exit_code == 3
     assert "5:13: error: endpoints[0].bundle: its digest does not match" in broken.stderr
     assert loaded == [tmp_path / "d.bundle"]
     assert run(text, load_bundle=lambda settings, endpoint: None).exit_code == 0
+
+
+def test_bundles_are_loaded_as_the_gateway_loads_them(run, tmp_path):
+    (tmp_path / "d.bundle").write_bytes(b"not a bundle")
+    result = run(GOOD + "    bundle: d.bundle\n")
+    assert result.exit_code == 3
+    assert "5:13: error: endpoints[0].bundle: " in result.stderr
 
 
 def test_certificates_that_are_none(run, tmp_path):

@@ -231,8 +231,8 @@ class LedgerConformance:
         assert ledger.take(["first", "flooded"], 1, clock.now) is None
         for number in range(500):
             assert ledger.take([f"sybil{number}", "flooded"], 1, clock.now).scope == 1
-        for number in range(10):
-            assert ledger.take([f"honest{number}", f"s{number}"], 10, clock.now) is None
+        for number in range(19):
+            assert ledger.take([f"honest{number}", f"s{number}"], 1, clock.now) is None
 
     async def test_refilling_may_be_awaited(self):
         clock = Clock()

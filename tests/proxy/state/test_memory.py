@@ -49,3 +49,22 @@ def test_lifting_a_limit_forgets_nobody_else():
     assert ledger.take(["a", "s"], 5, clock.now) is None
     assert state.ledger("e", [quota]).take(["a"], 1, clock.now) is not None
     assert state.ledger("e", [Quota()]).take(["a"], 1000, clock.now) is None
+
+
+def test_the_bound_can_be_changed_while_it_serves():
+    clock = Clock()
+    state = MemoryState(10, clock.wall)
+    ledger = state.ledger("e", [Quota.of(1.0, 5, None)])
+
+    def known_after(newcomers):
+        for number in newcomers:
+            ledger.take([f"k{number}"], 5, clock.now)
+        return ledger.known()[0]
+
+    assert known_after(range(50)) == 10
+    state.resize(20)
+    assert known_after(range(100, 150)) == 20
+    state.resize(5)
+    assert known_after(range(200, 250)) == 20
+    clock.advance(10)
+    assert known_after(range(300, 350)) == 20

@@ -1,0 +1,86 @@
+"""What the admin listener answers: health, readiness, metrics, and the endpoints as they serve."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Final, Protocol
+
+import orjson
+from aiohttp import web
+
+from proxy.admin.guard import Guard
+from proxy.telemetry.exposition import OPENMETRICS, TEXT
+
+_VERSION: Final = version("bartizan")
+
+
+class Exposition(Protocol):
+    """What renders the metrics."""
+
+    def render(self, openmetrics: bool = False) -> bytes:
+        """Every metric as text."""
+
+
+class AdminSource(Protocol):
+    """What the admin listener asks the server."""
+
+    def ready(self) -> list[str]:
+        """Why no traffic should be sent here; empty if it may."""
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """The endpoints as they are served now, ready for JSON."""
+
+    @property
+    def metrics(self) -> Exposition:
+        """Every number."""
+
+
+def make_app(source: AdminSource, guard: Guard) -> web.Application:
+    """The application. ``guard`` decides who may ask what."""
+    app = web.Application(middlewares=[guard.middleware], client_max_size=64 * 1024)
+    app.on_response_prepare.append(guard.prepare)
+    handlers = _Handlers(source, guard)
+    app.router.add_get("/healthz", handlers.healthz)
+    app.router.add_get("/readyz", handlers.readyz)
+    app.router.add_get("/version", handlers.version)
+    app.router.add_get("/metrics", handlers.metrics)
+    app.router.add_get("/api/v1/endpoints", handlers.endpoints)
+    return app
+
+
+class _Handlers:
+    def __init__(self, source: AdminSource, guard: Guard) -> None:
+        self._source = source
+        self._guard = guard
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """200 for as long as the loop turns."""
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """200 if traffic may be sent here, 503 if not; why not, for those who may know."""
+        reasons = self._source.ready()
+        answer: dict[str, Any] = {"ready": not reasons}
+        if reasons and self._guard.knows(request):
+            answer["reasons"] = reasons
+        return _json(answer, 503 if reasons else 200)
+
+    async def version(self, _request: web.Request) -> web.Response:
+        """The version that runs."""
+        return _json({"name": "bartizan", "version": _VERSION})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The metrics, as OpenMetrics to who accepts it."""
+        openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+        body = self._source.metrics.render(openmetrics)
+        kind = OPENMETRICS if openmetrics else TEXT
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    async def endpoints(self, _request: web.Request) -> web.Response:
+        """The endpoints as they are served now."""
+        return _json({"endpoints": self._source.endpoints()})
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return web.Response(body=body, status=status, content_type="application/json")

@@ -1,0 +1,92 @@
+"""``bartizan inspect``: what a bundle holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detectors.bundle import Bundle, BundleError, load_bundle
+from proxy.cli.fit import guarantee
+
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+def load(path: Path, trusted: tuple[Path, ...] = ()) -> Bundle:
+    """The bundle, or the reason why it cannot be used.
+
+    Raises:
+        click.ClickException: which ends the command with status 1.
+    """
+    try:
+        return load_bundle(path, trusted_keys=[key.read_bytes() for key in trusted])
+    except (BundleError, OSError) as error:
+        raise click.ClickException(f"{path}: {error}") from error
+
+
+@click.command()
+@click.argument("bundle", type=_FILE)
+@click.option("--trust", type=_FILE, multiple=True, help="Ed25519 public key, PEM; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
+    """Check a bundle wholly, as the gateway does on loading, and show what it holds."""
+    loaded = load(bundle, trust)
+    result: dict[str, Any] = {
+        "bundle": str(bundle),
+        "digest": loaded.digest,
+        "signature": loaded.signature,
+        "signer": loaded.signer,
+        "engine": loaded.scorer.engine,
+        "manifest": loaded.manifest.model_dump(mode="json"),
+    }
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import
+    from rich.table import Table  # noqa: PLC0415
+
+    manifest = loaded.manifest
+    calibration, rows = manifest.calibration, manifest.training.rows
+    grid = Table(show_header=False, box=None, pad_edge=False)
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row("digest", loaded.digest)
+    signer = f" by {loaded.signer}" if loaded.signer else ""
+    grid.add_row("signature", f"{loaded.signature}{signer}")
+    grid.add_row("created", f"{manifest.created} by {manifest.created_by}")
+    libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
+    grid.add_row("libraries", libraries)
+    grid.add_row("features", str(manifest.features))
+    if manifest.feature_names:
+        grid.add_row("names", _short(manifest.feature_names))
+    for entry in manifest.detectors:
+        settings = ", ".join(f"{name} {value}" for name, value in entry.fitted_with.items())
+        grid.add_row("detector", f"{entry.kind} ({settings})")
+    grid.add_row(
+        "rows",
+        f"{rows.read} read, {rows.duplicates} duplicates, {rows.train} to fit, "
+        f"{rows.merge} to merge, {rows.threshold} for the threshold",
+    )
+    grid.add_row("threshold", f"{loaded.scorer.threshold:.6g} (rank {calibration.rank})")
+    grid.add_row("guarantee", guarantee(calibration.alpha, calibration.delta))
+    size = sum(
+        8 * _size(a.shape) // (1 if a.dtype == "<f8" else 2) for a in manifest.arrays.values()
+    )
+    grid.add_row("arrays", f"{len(manifest.arrays)}, {size / 1024:.0f} KiB")
+    # What a bundle says of itself is text, not markup.
+    Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True).print(grid)
+
+
+def _short(names: list[str], most: int = 12) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _size(shape: list[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size

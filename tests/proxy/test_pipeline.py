@@ -1,0 +1,456 @@
+"""The way of a request, with all around it in memory: what is sent, answered and recorded."""
+
+import asyncio
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from detectors.scorer import ScoreFault, Verdicts
+from proxy import rules
+from proxy.decision import Action, FailureMode, Mode, Permit
+from proxy.endpoint import Endpoint, Router
+from proxy.http.messages import Head, Peer, Reply
+from proxy.identity import Identity
+from proxy.pipeline import INLINE_BYTES, Pipeline
+from proxy.policy import Policy, RuleSetting
+from proxy.protocols.contract import Contract
+from proxy.protocols.v2 import V2
+from proxy.rules import Refusal
+from proxy.telemetry.metrics import EndpointMetrics
+
+FEATURES = 4
+TARGET = "/v2/models/m/infer"
+PEER = Peer("127.0.0.1")
+CONTRACT = Contract.from_config(
+    [{"name": "x", "datatype": "FP32", "shape": [-1, FEATURES]}],
+)
+
+
+class Scorer:
+    """Flags a row whose first value is above 100; fails where it is told to."""
+
+    features = FEATURES
+    names = ("first",)
+
+    def __init__(self):
+        self.rows = []
+        self.fault = None
+
+    def score_row(self, rows):
+        return float(rows[0, 0]), 0.5, self._look(rows).any()
+
+    def row_p_values(self):
+        return {"first": 0.5}
+
+    def score(self, rows):
+        flagged = self._look(rows)
+        column = rows[:, :1].astype(np.float64)
+        half = np.full((len(rows), 1), 0.5)
+        return Verdicts(self.names, column[:, 0], half[:, 0], flagged, column, half)
+
+    def _look(self, rows):
+        if self.fault is not None:
+            raise self.fault
+        self.rows.append(rows.copy())
+        return rows[:, 0] > 100
+
+
+class Pool:
+    """Takes what is permitted, and answers 200 or as it is told."""
+
+    def __init__(self):
+        self.sent = []
+        self.fault = None
+
+    async def send(self, permit):
+        assert type(permit) is Permit
+        self.sent.append(permit.request)
+        if self.fault is not None:
+            raise self.fault
+        return SimpleNamespace(status=200, discard=lambda: self.sent.append("discarded"))
+
+
+class Limiter:
+    def __init__(self):
+        self.refusal = None
+        self.taken = []
+
+    def take(self, identity, rows, now):
+        self.taken.append((identity.client, rows))
+        return self.refusal
+
+
+class Audit:
+    """Holds the records; ``disk`` is what ``released`` says."""
+
+    def __init__(self):
+        self.records = []
+        self.full = False
+        self.waits = False
+        self.disk = True
+
+    def append(self, record):
+        self.records.append(record)
+        return len(self.records)
+
+    async def released(self, ticket):
+        await asyncio.sleep(0)
+        return self.disk
+
+
+class Exchange:
+    """One request, and the answer that it got."""
+
+    def __init__(self, pipeline, head, body):
+        self.head, self.body, self.peer = head, body, PEER
+        self.received, self.read = 1.0, 2.0
+        self.status = 0
+        self.answer = None
+        self.lines = b""
+        self.context = pipeline.open(head, PEER).context
+
+    def reply(self, reply: Reply):
+        assert not self.status, "answered twice"
+        self.status, self.answer = reply.status, reply
+
+    async def relay(self, response, extra=b""):
+        assert not self.status, "answered twice"
+        self.status, self.lines = response.status, extra
+        return 7
+
+
+class World:
+    """A pipeline of one endpoint."""
+
+    def __init__(self, executor, **policy):
+        self.scorer, self.pool, self.limiter, self.audit = Scorer(), Pool(), Limiter(), Audit()
+        self.metrics = SimpleNamespace(unrouted=EndpointMetrics())
+        self.endpoint = Endpoint(
+            name="m",
+            match="/v2/models/m",
+            policy=Policy(**policy),
+            pool=self.pool,
+            limiter=self.limiter,
+            metrics=EndpointMetrics(("first",)),
+            codec=V2("/v2/models/m", CONTRACT, max_rows=100_000),
+            body_limit=10 * 2**20,
+            expanded_ratio=100,
+            width=FEATURES,
+            scorer=self.scorer,
+            bundle="b" * 64,
+        )
+        ticks = iter(range(3, 10**9))
+        self.pipeline = Pipeline(
+            [self.endpoint],
+            forward=["accept", "user-agent"],
+            identify=lambda head, peer: Identity("c" * 32, "ip"),
+            request_id=lambda: "id",
+            metrics=self.metrics,
+            audit=self.audit,
+            clock=lambda: float(next(ticks)),
+            wall=lambda: 1e9,
+            executor=executor,
+            configuration="d" * 64,
+        )
+
+    async def ask(self, body, target=TARGET, method="POST", **headers):
+        given = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+        exchange = Exchange(self.pipeline, Head(method, target, given, True), body)
+        await self.pipeline.handle(exchange)
+        assert exchange.status, "an exchange ended without an answer"
+        return exchange
+
+    @property
+    def record(self):
+        assert len(self.audit.records) == 1, "one record per exchange"
+        return self.audit.records[0]
+
+
+@pytest.fixture
+def executor():
+    with ThreadPoolExecutor(1) as one:
+        yield one
+
+
+@pytest.fixture
+def world(executor):
+    return lambda **policy: World(executor, **policy)
+
+
+def body_of(rows, **extra):
+    rows = np.asarray(rows, np.float32).reshape(-1, FEATURES)
+    tensor = {"name": "x", "datatype": "FP32", "shape": list(rows.shape), "data": rows.tolist()}
+    return json.dumps({"inputs": [tensor], **extra}).encode()
+
+
+HONEST = body_of([1.5, 2, 3, 4])
+OUTLIER = body_of([200, 2, 3, 4])
+SENT_ROWS = [[0.1, -2.5e-7, 3e30, 4], [5, 6, 7, 8]]
+
+
+async def test_what_was_scored_is_what_is_forwarded(world):
+    one = world()
+    exchange = await one.ask(body_of(SENT_ROWS, id="7"), accept=b"a/b", cookie=b"secret")
+    [request] = one.pool.sent
+    document = json.loads(request.body)
+    forwarded = np.array(document["inputs"][0]["data"], np.float64).astype("<f4")
+    scored = hashlib.sha256(one.scorer.rows[0].tobytes()).hexdigest()
+    assert hashlib.sha256(forwarded.tobytes()).hexdigest() == scored
+    assert document["id"] == "7"
+    assert (request.method, request.target) == (b"POST", TARGET.encode())
+    assert request.headers.lower() == (
+        b"content-type: application/json\r\naccept: a/b\r\nx-request-id: id\r\n"
+    )
+    assert exchange.status == 200
+    assert exchange.lines == b"x-request-id: id\r\n"
+    record = one.record
+    assert (record.rows, record.status, record.response_bytes) == (2, 200, 7)
+    assert record.client == "c" * 32
+    assert record.received < record.read < record.decoded < record.admitted < record.scored
+    assert record.scored < record.decided < record.answered < record.finished
+
+
+async def test_an_outlier_is_refused_with_a_fixed_body_and_never_sent(world):
+    one = world()
+    exchange = await one.ask(OUTLIER)
+    assert exchange.status == 403
+    assert json.loads(exchange.answer.body) == {"error": "request refused"}
+    assert (b"x-request-id", b"id") in exchange.answer.headers
+    assert one.pool.sent == []
+    assert one.record.decision.reasons[0].rule is rules.OUTLIER
+    assert one.record.status == 403
+
+
+async def test_one_bad_row_refuses_the_request_unless_a_fraction_is_allowed(world):
+    rows = [[1, 2, 3, 4]] * 9 + [[200, 0, 0, 0]]
+    strict, lenient = world(), world(block_fraction=0.1)
+    assert (await strict.ask(body_of(rows))).status == 403
+    assert (strict.record.flagged_rows, strict.record.worst_row) == (1, 9)
+    assert (await lenient.ask(body_of(rows))).status == 200
+    assert lenient.record.flagged_rows == 1
+
+
+@pytest.mark.parametrize("body", [OUTLIER, b"{", b"", body_of([1, 2, 3, 4]) + b"x"])
+async def test_monitor_mode_changes_nothing_and_says_what_it_would_have_done(world, body):
+    one = world(mode=Mode.MONITOR)
+    exchange = await one.ask(body, content_type=b"application/json")
+    assert exchange.status == 200
+    assert one.record.decision.would_block
+    assert one.record.decision.action is Action.BLOCK
+    [request] = one.pool.sent
+    if one.record.rows:
+        assert json.loads(request.body)["inputs"][0]["data"] == [200.0, 2.0, 3.0, 4.0]
+    else:
+        assert request.body == body, "what was not understood goes on as it came"
+        assert b"content-type: application/json\r\n" in request.headers
+
+
+async def test_enforce_refuses_what_it_cannot_read(world):
+    one = world()
+    exchange = await one.ask(b'{"inputs": [], "inputs": []}')
+    assert exchange.status == 400
+    assert "error" in json.loads(exchange.answer.body)
+    assert one.pool.sent == []
+
+
+async def test_a_limit_is_answered_with_its_retry_and_not_scored(world):
+    one = world()
+    one.limiter.refusal = Refusal(rules.CLIENT_RATE, "over", retry_after=17)
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 429
+    assert (b"retry-after", b"17") in exchange.answer.headers
+    assert one.scorer.rows == []
+    assert one.record.decision.enforced is Action.THROTTLE
+
+
+@pytest.mark.parametrize("setting", [RuleSetting(off=True), RuleSetting(mode=Mode.MONITOR)])
+async def test_a_limit_that_is_not_enforced_does_not_hide_an_outlier(world, setting):
+    one = world(settings={rules.CLIENT_RATE.id: setting})
+    one.limiter.refusal = Refusal(rules.CLIENT_RATE, "over", retry_after=17)
+    assert (await one.ask(OUTLIER)).status == 403
+    assert (await one.ask(HONEST)).status == 200
+
+
+FAULTS = {
+    "not finite": (ScoreFault("not finite"), rules.DETECTOR_FAULT),
+    "exception": (ZeroDivisionError("bug"), rules.INTERNAL),
+}
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+async def test_a_detectors_fault_follows_the_failure_mode(world, name, failure_mode):
+    one = world(failure_mode=failure_mode)
+    one.scorer.fault, rule = FAULTS[name]
+    exchange = await one.ask(HONEST)
+    assert one.record.fault == rule.id
+    if failure_mode is FailureMode.DENY:
+        assert exchange.status == 503
+        assert one.pool.sent == []
+    else:
+        assert exchange.status == 200
+        assert one.record.decision.would_block
+        one.endpoint.metrics.fold()
+        assert one.endpoint.metrics.failed_open == {rule.id: 1}
+
+
+async def test_a_tolerated_fault_does_not_excuse_a_limit(world):
+    one = world(failure_mode=FailureMode.ALLOW)
+    one.scorer.fault = ScoreFault("not finite")
+    one.limiter.refusal = Refusal(rules.CLIENT_RATE, "over", retry_after=1)
+    assert (await one.ask(HONEST)).status == 429
+
+
+async def test_an_unknown_contract_is_a_fault(world):
+    denied, tolerated = world(), world(failure_mode=FailureMode.ALLOW)
+    for one in (denied, tolerated):
+        one.endpoint.codec = one.endpoint.codec.with_contract(None)
+    assert (await denied.ask(HONEST)).status == 503
+    assert (await tolerated.ask(HONEST)).status == 200
+    assert tolerated.pool.sent[0].body == HONEST
+    assert tolerated.record.fault == rules.CONTRACT_UNKNOWN.id
+
+
+async def test_a_fault_of_the_upstream_is_answered_and_recorded(world):
+    one = world()
+    one.pool.fault = Refusal(rules.UPSTREAM_TIMEOUT, "10.0.0.1 took too long")
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 504
+    assert b"10.0.0.1" not in exchange.answer.body
+    assert one.record.decision.reasons[0].rule is rules.UPSTREAM_TIMEOUT
+
+
+async def test_a_defect_anywhere_is_answered_503(world):
+    one = world(failure_mode=FailureMode.ALLOW)
+    one.pool.fault = RuntimeError("a defect")
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 503
+    assert b"a defect" not in exchange.answer.body
+    assert one.record.decision.reasons[0].rule is rules.INTERNAL
+
+
+async def test_a_client_that_leaves_is_recorded(world):
+    one = world()
+    one.pool.fault = asyncio.CancelledError()
+    exchange = Exchange(one.pipeline, Head("POST", TARGET, {}, True), HONEST)
+    with pytest.raises(asyncio.CancelledError):
+        await one.pipeline.handle(exchange)
+    assert exchange.status == 0
+    assert one.record.status == 0
+
+
+async def test_large_and_compressed_bodies_are_inspected_in_a_thread(world, executor):
+    import gzip
+    import threading
+
+    one = world()
+    threads = []
+    inner = one.scorer.score
+    one.scorer.score = lambda rows: (threads.append(threading.current_thread()), inner(rows))[1]
+    many = body_of(np.ones((20_000, FEATURES)))
+    assert len(many) > INLINE_BYTES
+    assert (await one.ask(many)).status == 200
+    assert (await one.ask(gzip.compress(HONEST), content_encoding=b"gzip")).status == 200
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+    plain = one.pool.sent[1]
+    assert json.loads(plain.body)["inputs"][0]["data"] == [1.5, 2.0, 3.0, 4.0]
+    assert b"content-encoding" not in plain.headers.lower()
+    assert (await one.ask(b"\x1f\x8b" + bytes(50), content_encoding=b"gzip")).status == 400
+
+
+async def test_metadata_and_health_pass_without_being_scored_or_metered(world):
+    one = world()
+    for target in ("/v2/models/m", "/v2/models/m/ready", "/v2/health/ready", "/v2"):
+        assert (await one.ask(b"", target, "GET")).status == 200
+    assert one.limiter.taken == []
+    assert [request.target.decode() for request in one.pool.sent] == [
+        "/v2/models/m",
+        "/v2/models/m/ready",
+        "/v2/health/ready",
+        "/v2",
+    ]
+
+
+async def test_no_answer_leaves_before_its_record_where_that_is_demanded(world):
+    one = world()
+    one.audit.waits = True
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 200
+    assert one.record.finished > one.record.answered
+    one = world()
+    one.audit.waits, one.audit.disk = True, False
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 503
+    assert one.pool.sent[1:] == ["discarded"]
+    assert one.record.decision.reasons[0].rule is rules.AUDIT_FAULT
+    one = world(failure_mode=FailureMode.ALLOW)
+    one.audit.waits, one.audit.disk = True, False
+    assert (await one.ask(HONEST)).status == 200
+    assert one.record.fault == rules.AUDIT_FAULT.id
+
+
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+async def test_a_full_audit_queue_follows_the_failure_mode(world, failure_mode):
+    one = world(failure_mode=failure_mode)
+    one.audit.full = True
+    denied = failure_mode is FailureMode.DENY
+    assert (await one.ask(HONEST)).status == (503 if denied else 200)
+    assert one.record.fault == rules.AUDIT_FAULT.id
+    assert (await one.ask(OUTLIER)).status == (503 if denied else 403), (
+        "what cannot be recorded is still inspected"
+    )
+
+
+async def test_a_trace_context_is_passed_on_only_if_it_is_valid(world):
+    one = world()
+    valid = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await one.ask(HONEST, traceparent=valid, tracestate=b"a=1")
+    await one.ask(HONEST, traceparent=b"00-zz", tracestate=b"a=1")
+    first, second = one.pool.sent
+    assert b"traceparent: " + valid + b"\r\ntracestate: a=1\r\n" in first.headers
+    assert b"trace" not in second.headers
+
+
+def test_what_never_became_an_exchange_is_counted_and_recorded(world):
+    one = world()
+    reply = one.pipeline.refuse(Refusal(rules.MALFORMED, "no"), None, PEER, 1.0)
+    assert (reply.status, one.record.endpoint) == (400, "")
+    assert (b"x-request-id", b"id") in reply.headers
+    one.metrics.unrouted.fold()
+    assert one.metrics.unrouted.refusals == {(rules.MALFORMED.id, True): 1}
+    one = world()
+    head = Head("POST", TARGET, {}, True)
+    reply = one.pipeline.refuse(Refusal(rules.BODY_TOO_LARGE), head, PEER, 1.0)
+    assert (reply.status, one.record.endpoint, one.record.client) == (413, "m", "c" * 32)
+
+
+def test_the_longest_match_on_whole_segments_wins(world):
+    def endpoint(name, match):
+        return replace(world().endpoint, name=name, match=match, codec=V2(match, CONTRACT))
+
+    router = Router([endpoint("a", "/v2/models/a"), endpoint("ab", "/v2/models/ab")])
+    assert router.find("POST", "/v2/models/ab/infer")[0].name == "ab"
+    assert router.find("POST", "/v2/models/a/infer")[0].name == "a"
+    assert router.find("POST", "/v2/models/a/versions/3/infer")[1].version == "3"
+    assert router.find("GET", "/v2/health/ready")[0].name == "a"
+    for target in ("/v2/models/abc/infer", "/", "/v1/models/a:predict"):
+        with pytest.raises(Refusal) as refused:
+            router.find("POST", target)
+        assert refused.value.rule is rules.NO_ROUTE
+    for target in ("/v2/repository/index", "/v2/models/a/generate", "/v2/systemsharedmemory"):
+        with pytest.raises(Refusal) as refused:
+            router.find("POST", target)
+        assert refused.value.rule is rules.CONTROL_PATH
+
+
+def test_the_router_remembers_a_bounded_number_of_targets(world):
+    router = Router([world().endpoint])
+    for version in range(3000):
+        router.find("POST", f"/v2/models/m/versions/{version}/infer")
+    assert len(router._known) <= 1024
