@@ -15,7 +15,7 @@ from proxy.rules import Refusal
 _log = structlog.get_logger("bartizan.contract")
 
 _FIRST_WAIT: Final = 0.1
-"""Seconds before the second question to a server that did not answer; doubled each time."""
+"""Seconds before a server that did not answer is asked again; doubled each time."""
 _METADATA_BYTES: Final = 2**20
 
 
@@ -60,8 +60,12 @@ class ContractWatch:
         wait = _FIRST_WAIT
         while True:
             await self.check()
-            wait = self._refresh if not self.problem else min(2 * wait, self._refresh)
-            await self._sleep(wait)
+            if self.problem:
+                await self._sleep(wait)
+                wait = min(2 * wait, self._refresh)
+            else:
+                wait = _FIRST_WAIT
+                await self._sleep(self._refresh)
 
     async def check(self) -> None:
         """Asks once."""
@@ -78,6 +82,9 @@ class ContractWatch:
             self.problem = f"{refusal.rule.message}: {refusal.detail}"
         except ContractError as error:
             self.problem = str(error)
+        except Exception as error:
+            _log.exception("fault", endpoint=self._endpoint.name)
+            self.problem = repr(error)
         if self.problem != before:
             tell = _log.warning if self.problem else _log.info
             tell("upstream", endpoint=self._endpoint.name, problem=self.problem or None)

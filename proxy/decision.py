@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.rules import Refusal, Rule
 
@@ -76,8 +76,7 @@ class Decision:
 ALLOWED: Final = Decision(Action.ALLOW, Action.ALLOW)
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(NamedTuple):
     """A request built from scratch, and from nothing but what was understood.
 
     Attributes:
@@ -106,5 +105,6 @@ class Permit:
     request: UpstreamRequest = field(repr=False)
 
     def __post_init__(self) -> None:
-        if self.decision.enforced is Action.BLOCK or self.decision.enforced is Action.THROTTLE:
-            raise PermissionError(f"a decision to {self.decision.enforced.value} yields no permit")
+        enforced = self.decision.enforced
+        if enforced is not Action.ALLOW and enforced is not Action.SHAPE:
+            raise PermissionError(f"a decision to {enforced.value} yields no permit")

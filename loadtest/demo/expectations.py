@@ -81,7 +81,7 @@ class Expectation:
     @property
     def text(self) -> str:
         """In the words of the table."""
-        return "no promise: information"
+        return "no promise"
 
     def judge(self, outcome: Outcome) -> Verdict:
         """Even information fails if an answer is wrong or a refusal is not a detector's."""
@@ -99,7 +99,7 @@ class WithinBudget(Expectation):
     @property
     def text(self) -> str:
         """In the words of the table."""
-        return f"refused within the budget of {self.budget:.1%}"
+        return f"refused: {self.budget:.1%} budget"
 
     def judge(self, outcome: Outcome) -> Verdict:
         """Fails if so many false alarms have a chance below ``CHANCE`` under the budget."""
@@ -132,19 +132,19 @@ class Recognised(Expectation):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Expectation):
-    """Malformed requests: every one refused, with this status, by one of these rules."""
+    """Malformed requests: every one refused, by one of these rules and with its status."""
 
-    status: int
     by: tuple[Rule, ...]
 
     @property
     def text(self) -> str:
         """In the words of the table."""
-        return f"{self.status} by {' or '.join(rule.id for rule in self.by)}"
+        return " or ".join(f"{rule.status} by {rule.id}" for rule in self.by)
 
     def judge(self, outcome: Outcome) -> Verdict:
         """All or nothing."""
-        return _verdict(outcome.sent > 0 and outcome.only({self.status}, self.by))
+        statuses = {rule.status for rule in self.by}
+        return _verdict(outcome.sent > 0 and outcome.only(statuses, self.by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Admitted(Expectation):
     def text(self) -> str:
         """In the words of the table."""
         few = str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
-        return f"{few} admitted, the others 429"
+        return f"{few} admitted, else 429"
 
     def judge(self, outcome: Outcome) -> Verdict:
         """An admitted row may still be an outlier."""

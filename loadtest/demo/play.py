@@ -47,7 +47,7 @@ def perform(site: Site, stage: Stage, say: Callable[[str], None]) -> Report:
     predicted = stage.model.probabilities(stage.images).argmax(axis=1)
     report.accuracy = float((predicted == stage.labels).mean())
     say("honest images")
-    passed = play.images(report, "honest", "honest test images", stage.images, WithinBudget(BUDGET))
+    passed = play.images(report, "honest", "honest images", stage.images, WithinBudget(BUDGET))
     say("outliers")
     some = stage.images[:150]
     for kind, rows in outliers(some, _SEED).items():
@@ -55,12 +55,12 @@ def perform(site: Site, stage: Stage, say: Callable[[str], None]) -> Report:
     say("adversarial images")
     for epsilon in EPSILONS:
         rows = adversarial(stage.model, some, stage.labels[: len(some)], epsilon)
-        play.images(report, "crafted", f"FGSM {epsilon:g}, fooling the model", rows, Expectation())
+        play.images(report, "crafted", f"FGSM {epsilon:g}", rows, Expectation())
     say("malformed requests")
     image = stage.images[passed][:1]
     header = site.header("malformed")
     for bad in malformed(image, MODEL, site.host, header, MAX_ROWS):
-        play.requests(report, bad.name, [bad.request], Refused(bad.status, bad.refused_by))
+        play.requests(report, bad.name, [bad.request], Refused(bad.refused_by))
     say("latency")
     report.latency = play.latency(stage.images[passed])
     say("a flood")
@@ -142,7 +142,7 @@ class _Play:
         shortest = times[-1][0] - times[0][1]
         longest = times[-1][1] - times[0][0]
         expectation = quota(BURST, RATE, shortest, longest)
-        self._add(report, "flood by one client", responses, expectation)
+        self._add(report, "flood", responses, expectation)
         waits = {r.headers.get("retry-after", "") for r in responses if r.status == 429}
         report.checks.append(self._retry(waits, requests[0]))
 

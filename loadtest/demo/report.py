@@ -106,7 +106,10 @@ _STYLES = {Verdict.OK: "green", Verdict.FAILED: "bold red", Verdict.INFORMATION:
 
 def traffic_table(report: Report) -> Table:
     """What was sent, allowed and refused, and whether it should have been."""
-    table = Table(title="What came to the firewall, and what became of it", title_justify="left")
+    table = Table(
+        title="What came to the firewall, and what became of it.\nFGSM: only images that fool the model are sent.",
+        title_justify="left",
+    )
     for name in ("kind", "sent", "allowed", "refused by", "expected", ""):
         table.add_column(name, justify="right" if name in {"sent", "allowed"} else "left")
     for line in report.lines:

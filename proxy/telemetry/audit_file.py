@@ -158,6 +158,10 @@ class AuditFile:
             OSError: as ``write``.
         """
         self.sync()
+        if not self.size:
+            self.write(data, link)
+            self.sync()
+            return
         if self._is_in_place():
             target = rotated_path(self._path, self._head.first)
             if target.exists():
@@ -177,12 +181,11 @@ class AuditFile:
         self._fd, self._torn, self.size = fd, False, len(data)
         self._synced = self.size
         first, self.link = self.link.seq + 1, link
-        kept = [*rotated(self._path), first][-self._keep - 1 :]
-        self._head = replace(self._head, first=first, oldest=kept[0])
-        self._advance(durable=True)
-        for old, file in rotated(self._path).items():
-            if old < kept[0]:
-                file.unlink(missing_ok=True)
+        self._head = replace(self._head, first=first)
+        try:
+            self._prune()
+        except OSError as error:  # the lines are on disk: this is only remembered
+            self.fault = error
 
     def close(self) -> None:
         """Makes everything durable, as far as the disk lets it, and lets go of the files."""
@@ -252,6 +255,18 @@ class AuditFile:
                 count += len(chunk)
         self.repair = Repair(count, hashed.hexdigest())
         os.ftruncate(self._fd, self.size)
+
+    def _prune(self) -> None:
+        """Deletes what retention does not keep, once the head does not ask for it any more."""
+        older = rotated(self._path)
+        surplus = [*older][: max(0, len(older) - self._keep)]
+        if surplus:
+            oldest = next((name for name in older if name > surplus[-1]), self._head.first)
+            self._head = replace(self._head, oldest=oldest)
+        self._advance(durable=True)
+        if self.fault is None:
+            for name in surplus:
+                older[name].unlink(missing_ok=True)
 
     def _is_in_place(self) -> bool:
         try:

@@ -16,7 +16,7 @@ from proxy import rules
 def line(good=True):
     status = 400 if good else 200
     refused = Counter({"BZ-202": 1}) if good else Counter()
-    return Line(Outcome("bad <b>", Counter({status: 1}), refused), Refused(400, (rules.SHAPE,)))
+    return Line(Outcome("bad <b>", Counter({status: 1}), refused), Refused((rules.SHAPE,)))
 
 
 def test_a_report_is_good_only_if_every_line_and_check_is():

@@ -273,7 +273,7 @@ def test_a_text_that_is_dear_to_parse_is_refused_before(filling):
     contract = Contract.from_config([tensor()])
     codec = V2("/v2/models/m", contract)
     route = codec.route("POST", "/v2/models/m/infer")
-    body = ('{"inputs":[%s' % ",".join([filling] * 50_000)).encode()
+    body = f'{{"inputs":[{",".join([filling] * 50_000)}'.encode()
     with pytest.raises(Refusal) as refusal:
         codec.decode_request({}, body, route)
     assert refusal.value.detail == "more arrays or objects than the tensors need"

@@ -212,6 +212,15 @@ def test_what_is_quoted_is_a_word(faults):
     assert found == (5, 18, "endpoints[0].connections: must be a valid integer")
 
 
+def test_an_empty_variable_is_as_good_as_none(faults, read):
+    (found,) = faults(ENDPOINT + "    contract: ${EMPTY}\n", EMPTY="")
+    assert found[:2] == (5, 15)
+    assert "EMPTY is empty" in found[2]
+    assert (
+        read(ENDPOINT + "    mode: ${EMPTY:-monitor}\n", EMPTY="").endpoints[0].mode is Mode.MONITOR
+    )
+
+
 @pytest.mark.parametrize("text", ["${1x}", "${A", "${}", "${A:?no}"])
 def test_a_malformed_variable_is_a_fault(faults, text):
     (found,) = faults(f'listen: "{text}"\n{ENDPOINT}', A="x")

@@ -2,6 +2,7 @@
 ``make`` and inherits the cases.
 """
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
@@ -101,8 +102,13 @@ class LedgerConformance:
             keys = ("a", "s", "*")
             return sum(ledger.take(keys, 1, clock.now) is None for _ in range(800))
 
-        with ThreadPoolExecutor(16) as pool:
-            assert sum(pool.map(takes, range(16))) == 500
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # so that threads meet in the middle of a take
+        try:
+            with ThreadPoolExecutor(16) as pool:
+                assert sum(pool.map(takes, range(16))) == 500
+        finally:
+            sys.setswitchinterval(interval)
 
     def test_the_rate_refills_what_was_taken(self):
         clock = Clock()
