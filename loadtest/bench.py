@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import math
 import os
 import sys
 import tempfile
@@ -28,8 +29,8 @@ from loadtest.comparison import Sample
 from loadtest.interrupts import ended_in_order, held
 from loadtest.payloads import Floats, infer_request, infer_target
 from loadtest.peers import PEERS, Firewall, Lab, Peer
-from loadtest.process import Address, Process, ProcessError, on_cores
-from loadtest.report import Run, machine, markdown
+from loadtest.process import Address, Process, ProcessError, core_seconds, on_cores
+from loadtest.report import DIRECT, Run, machine, markdown
 from loadtest.wire import Session
 
 FEATURES: Final = (4, 64, 784)
@@ -43,7 +44,6 @@ POOL: Final = 256
 _CANDIDATES: Final = 400
 _FIT_ROWS: Final = 12_000
 _BUDGET: Final = 0.001
-_DIRECT: Final = "direct"
 
 
 class BenchError(Exception):
@@ -68,11 +68,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A running proxy."""
+    """A running proxy, and the cores that are its own (none: it shares them all)."""
 
     name: str
     process: Process
     address: Address
+    cores: frozenset[int] = frozenset()
 
 
 def honest_rows(features: int, count: int, seed: int) -> Floats:
@@ -144,9 +145,9 @@ def measure(subject: Subject, case: str, pool: Sequence[bytes], plan: Plan, roun
             return uvloop.run(run)
 
     results = [load(plan.connections, plan.warm_seconds)]
-    before = subject.process.cpu_seconds()
+    cpu, core = subject.process.cpu_seconds(), core_seconds(subject.cores)
     busy = load(plan.connections, plan.seconds)
-    cpu = subject.process.cpu_seconds() - before
+    cpu, core = subject.process.cpu_seconds() - cpu, core_seconds(subject.cores) - core
     results += [busy, load(1, plan.warm_seconds)]
     alone = load(1, plan.seconds / 2)
     results.append(alone)
@@ -158,6 +159,7 @@ def measure(subject: Subject, case: str, pool: Sequence[bytes], plan: Plan, roun
         rate=busy.rate,
         cpu=cpu / max(busy.answered, 1),
         busy=cpu / busy.seconds,
+        others=max(0.0, core - cpu) / busy.seconds if subject.cores else math.nan,
         p50=alone.percentile(50),
         p99=alone.percentile(99),
         fault=fault,
@@ -200,11 +202,12 @@ def make_rows_and_bundles(
 def running(lab: Lab, peers: Sequence[Peer], upstream: Process) -> Iterator[list[Subject]]:
     """The peers and, as ``direct``, the upstream itself; all peers are ended afterwards."""
     with contextlib.ExitStack() as stack:
-        subjects = [Subject(_DIRECT, upstream, lab.upstream)]
+        subjects = [Subject(DIRECT, upstream, lab.upstream)]
         for peer in peers:
             process, address = peer.start(lab)
             stack.callback(process.stop)
-            subjects.append(Subject(peer.name, process, address))
+            cores = frozenset(lab.cores or ())
+            subjects.append(Subject(peer.name, process, address, cores))
         yield subjects
 
 
@@ -250,7 +253,7 @@ def bench(
             f"of {_BUDGET:.1%}, and left out for every peer."
             for d, (_, refused) in chosen.items() if needs_bundles
         ]  # fmt: skip
-        titles = {_DIRECT: "no proxy: the upstream itself"} | {p.name: p.title for p in peers}
+        titles = {DIRECT: "no proxy: the upstream itself"} | {p.name: p.title for p in peers}
         return Run(
             command=command, date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             machine=machine(proxy_cores, load_cores), peers=titles, versions=versions,
@@ -271,6 +274,7 @@ def _rounds(
                 _say(
                     f"round {round_} {case:10} {subject.name:16} {sample.rate:9,.0f}/s "
                     f"{sample.cpu * 1e6:9.1f} µs CPU {sample.busy:5.0%} "
+                    f"(others {sample.others:4.0%}) "
                     f"p50 {sample.p50 * 1e6:7.0f} µs p99 {sample.p99 * 1e6:7.0f} µs "
                     + (f"DISCARDED: {sample.fault}" if sample.fault else "")
                 )

@@ -23,6 +23,7 @@ class Sample:
         rate: answers a second, all connections busy.
         cpu: CPU seconds of the proxy's process for each answer, all connections busy.
         busy: share of one core that the process used meanwhile.
+        others: share of that core that anything else used, interrupts included; NaN if unknown.
         p50, p99: seconds, at one connection.
         fault: why the round does not count, or "".
     """
@@ -33,6 +34,7 @@ class Sample:
     rate: float
     cpu: float
     busy: float
+    others: float
     p50: float
     p99: float
     fault: str = ""

@@ -105,7 +105,12 @@ class Firewall(Peer):
             "admin": {"listen": f"127.0.0.1:{admin}"},
             "workers": 1,
             "client": {"identify": ["ip"]},
-            "audit": {"path": str(lab.folder / "audit.jsonl"), "durability": "batched"},
+            "audit": {
+                "path": str(lab.folder / "audit.jsonl"),
+                "durability": "batched",
+                "rotate_bytes": "64MiB",
+                "keep": 2,  # a benchmark writes gigabytes of it
+            },
             "endpoints": endpoints,
         }
 

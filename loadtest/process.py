@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -160,6 +160,18 @@ def _cpu_seconds(pid: int) -> float:
     # Fields 14 and 15 of proc(5); the second field, the name, may hold spaces and brackets.
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def core_seconds(cores: Iterable[int]) -> float:
+    """Time so far for which these cores were busy, with whatever it was (proc(5), ``stat``)."""
+    wanted = {f"cpu{core}" for core in cores}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / _TICKS
 
 
 def accepts(address: Address) -> bool:

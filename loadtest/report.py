@@ -12,6 +12,7 @@ from typing import Any
 from loadtest.comparison import TARGETS, Sample, Spread, ratio, valid
 
 OURS = "bartizan"
+DIRECT = "direct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,10 @@ class Run:
         """As plain values; a sample that does not count carries its fault."""
         return {
             **{k: getattr(self, k) for k in self.__dataclass_fields__ if k != "samples"},
-            "samples": [asdict(sample) for sample in self.samples],
+            "samples": [
+                {k: None if v != v else v for k, v in asdict(sample).items()}  # noqa: PLR0124 - NaN
+                for sample in self.samples
+            ],
         }
 
 
@@ -125,6 +129,7 @@ def _case(run: Run, case: str) -> list[str]:
             cell(lambda s: s.rate, "{:,.0f}"),
             cell(lambda s: s.cpu * 1e6, "{:,.1f}"),
             cell(lambda s: s.busy * 100, "{:.0f}"),
+            "" if peer == DIRECT else cell(lambda s: s.others * 100, "{:.0f}"),
             cell(lambda s: s.p50 * 1e6, "{:,.0f}"),
             cell(lambda s: s.p99 * 1e6, "{:,.0f}"),
             "" if peer == OURS else _spread(ratio(run.samples, OURS, peer, case, "rate"), "{:.2f}"),
@@ -133,7 +138,7 @@ def _case(run: Run, case: str) -> list[str]:
             f"{len(samples)}" + (f" ({discarded} discarded)" if discarded else ""),
         ])  # fmt: skip
     head = [
-        "", "requests/s", "CPU µs a request", "core busy %", "p50 µs", "p99 µs",
+        "", "requests/s", "CPU µs a request", "core busy %", "others on it %", "p50 µs", "p99 µs",
         "our throughput ÷ theirs", "our CPU ÷ theirs", "our p50 ÷ theirs", "rounds",
     ]  # fmt: skip
     return _table(head, rows)
@@ -146,8 +151,10 @@ def _reading() -> list[str]:
         "- `direct` is no proxy at all: the load generator on the upstream. Its CPU is the",
         "  upstream's. Both ends share one core: its throughput is not a ceiling for a proxy.",
         "- Where a proxy's core is well below 100 % busy, the load's core was the limit and the",
-        "  proxy could do more: read CPU a request there, which also suffers least from other work",
-        "  on the machine.",
+        "  proxy could do more: read CPU a request there.",
+        "- Whatever else ran on the proxy's core is in the column beside it, interrupts included.",
+        "  Where it is more than a few per cent the machine was busy: throughput and latency there",
+        "  tell of the neighbours too, CPU a request much less.",
         "- nginx and Envoy forward bytes that they do not inspect. They are the floor, not",
         "  competitors: neither scores, limits by rows, nor writes an audit record here.",
     ]

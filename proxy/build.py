@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from detectors.bundle import Bundle, BundleError, load_bundle
 from detectors.calibration import BudgetError
-from detectors.scorer import Scorer
 from proxy.contract_watch import ContractWatch
 from proxy.decision import Action, Mode
 from proxy.endpoint import Endpoint
@@ -106,7 +105,8 @@ class Generation:
         """The endpoints, for the operator."""
         described = []
         for endpoint, watch in zip(self.pipeline.endpoints, self.watches, strict=True):
-            scorer, window = endpoint.scorer, endpoint.metrics.window
+            bundle, window = endpoint.bundle, endpoint.metrics.window
+            scorer = bundle and bundle.scorer
             contract = endpoint.codec.contract
             described.append(
                 {
@@ -120,7 +120,8 @@ class Generation:
                         {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
                         for spec in contract.inputs
                     ],
-                    "bundle": endpoint.bundle or None,
+                    "bundle": bundle.digest if bundle else None,
+                    "signature": bundle.signature if bundle else None,
                     "detectors": list(scorer.names) if scorer else [],
                     "threshold": scorer.threshold if scorer else None,
                     "engine": scorer.engine if scorer else None,
@@ -171,12 +172,10 @@ def build(
         SettingsError: if the file of API keys cannot be used.
     """
     identify = Identifier(settings.client, random=lambda n: shared.pseudonym_key[:n])
-    scorers = {
-        endpoint.name: _scorer(endpoint, bundles[endpoint.name])
+    contracts = {
+        endpoint.name: _contract(endpoint, bundles.get(endpoint.name))
         for endpoint in settings.endpoints
-        if endpoint.name in bundles
     }
-    contracts = {endpoint.name: _contract(endpoint, bundles) for endpoint in settings.endpoints}
     old = _pools(previous)
     pools = {
         endpoint.name: old.get(_reach(endpoint)) or _pool(endpoint, shared)
@@ -185,8 +184,7 @@ def build(
 
     # From here on nothing fails: what outlives a reload may be changed.
     shared.metrics.bind(
-        _watched(endpoint, bundles.get(endpoint.name), scorers.get(endpoint.name))
-        for endpoint in settings.endpoints
+        _watched(endpoint, bundles.get(endpoint.name)) for endpoint in settings.endpoints
     )
     endpoints = [
         Endpoint(
@@ -204,9 +202,7 @@ def build(
             ),
             body_limit=endpoint.limits.body_bytes,
             expanded_ratio=int(endpoint.limits.expanded_ratio),
-            width=scorers[endpoint.name].features if endpoint.name in scorers else None,
-            scorer=scorers.get(endpoint.name),
-            bundle=bundles[endpoint.name].digest if endpoint.name in bundles else "",
+            bundle=bundles.get(endpoint.name),
         )
         for endpoint in settings.endpoints
     ]
@@ -225,6 +221,8 @@ def build(
             wall=shared.wall,
             executor=shared.executor,
             configuration=configuration,
+            digests=settings.audit is not None and settings.audit.payload_digest,
+            values=settings.audit is not None and settings.audit.values,
         ),
         tuple(
             ContractWatch(
@@ -273,40 +271,33 @@ def listener_address(settings: Settings) -> Address:
 
 
 def load_endpoint_bundle(settings: Settings, endpoint: EndpointSettings) -> Bundle:
-    """One endpoint's bundle.
+    """One endpoint's bundle, its scorer under the endpoint's own budget where it states one.
 
     Raises:
-        BuildError: if it cannot be used.
+        BuildError: if it cannot be used, cannot keep the budget, or does not fit the contract.
     """
     assert endpoint.bundle is not None  # the caller looked
     try:
-        return load_bundle(
+        bundle = load_bundle(
             endpoint.bundle,
             trusted_keys=[path.read_bytes() for path in settings.trusted_keys],
             require_signature=settings.require_signature,
         )
-    except (BundleError, OSError) as error:
+        calibration = bundle.scorer.calibration
+        alpha = endpoint.false_positive_budget or calibration.alpha
+        delta = 1 - endpoint.confidence if endpoint.confidence else calibration.delta
+        if (alpha, delta) != (calibration.alpha, calibration.delta):
+            bundle = replace(bundle, scorer=bundle.scorer.with_budget(alpha, delta))
+    except (BundleError, BudgetError, OSError) as error:
         raise BuildError(f"endpoint {endpoint.name}: {endpoint.bundle}: {error}") from error
+    _contract(endpoint, bundle)
+    return bundle
 
 
-def _scorer(endpoint: EndpointSettings, bundle: Bundle) -> Scorer:
-    """The bundle's scorer, under the endpoint's own budget where it states one."""
-    calibration = bundle.scorer.calibration
-    alpha = endpoint.false_positive_budget or calibration.alpha
-    delta = 1 - endpoint.confidence if endpoint.confidence else calibration.delta
-    if (alpha, delta) == (calibration.alpha, calibration.delta):
-        return bundle.scorer
-    try:
-        return bundle.scorer.with_budget(alpha, delta)
-    except BudgetError as error:
-        raise BuildError(f"endpoint {endpoint.name}: {error}") from error
-
-
-def _contract(endpoint: EndpointSettings, bundles: Mapping[str, Bundle]) -> Contract | None:
+def _contract(endpoint: EndpointSettings, bundle: Bundle | None) -> Contract | None:
     """The configured contract; None if it is to be learnt."""
     if isinstance(endpoint.contract, LearntContract):
         return None
-    bundle = bundles.get(endpoint.name)
     try:
         return Contract.from_config(
             [
@@ -355,6 +346,7 @@ def _pool(endpoint: EndpointSettings, shared: Shared) -> Pool:
                 origin.address.path,
                 context if origin.tls else None,
                 origin.authority.encode(),
+                (tls.server_name if tls else None) or "",
             )
             for origin in endpoint.upstream
         ],
@@ -404,14 +396,14 @@ def _limiter(endpoint: EndpointSettings, state: State) -> Limiter:
     )
 
 
-def _watched(endpoint: EndpointSettings, bundle: Bundle | None, scorer: Scorer | None) -> Watched:
-    if bundle is None or scorer is None:
+def _watched(endpoint: EndpointSettings, bundle: Bundle | None) -> Watched:
+    if bundle is None:
         return Watched(endpoint.name, endpoint.mode)
-    calibration = scorer.calibration
+    calibration = bundle.scorer.calibration
     return Watched(
         endpoint.name,
         endpoint.mode,
-        scorer.names,
+        bundle.scorer.names,
         # A row is flagged if its score is above the rank-th largest of n: then p <= rank / (n + 1).
         calibration.rank / (calibration.scores.size + 1),
         calibration.alpha,

@@ -93,7 +93,10 @@ class ContractWatch:
         if not self._learn:
             return
         codec = self._endpoint.codec
-        contract = Contract.from_metadata(metadata, width=self._endpoint.width)
+        bundle = self._endpoint.bundle
+        contract = Contract.from_metadata(
+            metadata, width=bundle.scorer.features if bundle else None
+        )
         if contract != codec.contract:
             self._endpoint.codec = codec.with_contract(contract)
             _log.info(

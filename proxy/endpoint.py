@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from detectors.scorer import Scorer
+from detectors.bundle import Bundle
 from proxy.http.upstream import Pool
 from proxy.policy import Policy
 from proxy.protocols.base import Route
@@ -25,9 +25,7 @@ class Endpoint:
     Attributes:
         match: the clients' path prefix.
         codec: the protocol, bound to the model's contract once that is known.
-        width: features per row that the bundle was fitted on, None without a bundle.
-        scorer: None without a bundle: contract and limits only.
-        bundle: hex SHA-256 of the bundle's manifest, or "".
+        bundle: what scores; None: contract and limits only.
         body_limit: bytes of a request body, as sent and with its content coding undone.
         expanded_ratio: the most times its size that a compressed body may grow.
     """
@@ -41,9 +39,7 @@ class Endpoint:
     codec: V2
     body_limit: int
     expanded_ratio: int
-    width: int | None = None
-    scorer: Scorer | None = None
-    bundle: str = ""
+    bundle: Bundle | None = None
 
 
 class Router:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 import structlog
@@ -78,6 +79,8 @@ class Pipeline:
         wall: seconds since the epoch.
         executor: runs what would hold the loop too long.
         configuration: the configuration's digest, for the audit log.
+        digests: whether the audit log holds the SHA-256 of the body that was forwarded.
+        values: whether it holds the rows. They may be personal data.
     """
 
     def __init__(
@@ -93,6 +96,8 @@ class Pipeline:
         wall: Callable[[], float],
         executor: Executor,
         configuration: str,
+        digests: bool = False,
+        values: bool = False,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self._router = Router(endpoints)
@@ -105,6 +110,8 @@ class Pipeline:
         self._wall = wall
         self._executor = executor
         self._configuration = configuration
+        self._digests = digests
+        self._values = values
 
     def open(self, head: Head, peer: Peer) -> Intake:
         """Finds the route and the client, before any of the body is read."""
@@ -112,7 +119,8 @@ class Pipeline:
         identity = self._identify(head, peer)
         record = self._record(head)
         record.endpoint = endpoint.name
-        record.bundle = endpoint.bundle
+        if endpoint.bundle is not None:
+            record.bundle = endpoint.bundle.digest
         record.client = identity.client
         return Intake(endpoint.body_limit, Visit(endpoint, route, identity, record))
 
@@ -205,8 +213,9 @@ class Pipeline:
             if limited is not None:
                 findings.append(Reason.of(limited))
 
-            if endpoint.scorer is not None and not (findings and self._refuses(visit, findings)):
-                flagged = _score(endpoint.scorer, request.rows, record, inline=inline)
+            bundle = endpoint.bundle
+            if bundle is not None and not (findings and self._refuses(visit, findings)):
+                flagged = _score(bundle.scorer, request.rows, record, inline=inline)
                 record.scored = self._clock()
                 outlier = policy.outlier(flagged, request.n)
                 if outlier is not None:
@@ -218,13 +227,18 @@ class Pipeline:
         except Exception as fault:
             _log.exception("fault", endpoint=endpoint.name, request=record.id)
             findings.append(Reason(rules.INTERNAL, repr(fault)))
+        if self._values and request is not None:
+            record.notes["values"] = request.rows
         if findings and self._refuses(visit, findings):
             return None
         if request is not None:
-            return self._upstream_request(visit, head, *endpoint.codec.encode_request(request))
-        # Monitor mode, or a fault that the failure mode tolerates: what was not understood goes on
-        # as it came, in a head of our own.
-        lines = _lines(head, endpoint.codec.framing)
+            lines, body = endpoint.codec.encode_request(request)
+        else:
+            # Monitor mode, or a fault that the failure mode tolerates: what was not understood
+            # goes on as it came, in a head of our own.
+            lines = _lines(head, endpoint.codec.framing)
+        if self._digests:
+            record.notes["sha256"] = sha256(body).hexdigest()
         return self._upstream_request(visit, head, lines, body)
 
     def _refuses(self, visit: Visit, findings: Sequence[Reason]) -> bool:

@@ -165,6 +165,7 @@ class _Server:
         # In a thread: bundles are checked in full, and exchanges go on meanwhile.
         bundles = await asyncio.to_thread(load_bundles, settings)
         renewed = listener_address(settings)
+        shared.state.resize(settings.client.max_known)
         old = self._generation
         self._take(build(settings, shared, bundles, old), shared)
         listener.application = self._generation.pipeline

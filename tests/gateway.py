@@ -119,5 +119,6 @@ class Gateway:
         )
 
     def records(self):
-        """The audit log's records so far, oldest first."""
-        return [json.loads(line) for line in self.audit.read_text().splitlines() if line]
+        """The exchanges in the audit log so far, oldest first."""
+        records = map(json.loads, self.audit.read_text().splitlines())
+        return [record for record in records if record["type"] == "exchange"]

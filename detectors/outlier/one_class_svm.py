@@ -17,7 +17,8 @@ class OneClassSVM(ProjectedDetector):
     Schölkopf et al. (2001). The machine's own score is the sum; its negative logarithm orders rows
     the same way, and keeps doing so far from the training rows, where the sum underflows to 0.
 
-    Equal to ``-log(OneClassSVM.score_samples)`` to 1e-9, relative, wherever that is finite.
+    ``exp(-score)`` equals ``OneClassSVM.score_samples`` to 1e-9, relative, plus 1e-12 of the sum of
+    the weights: scikit-learn subtracts its offset and adds it again, and loses the digits below.
 
     Attributes:
         vectors: (m, r) float64.

@@ -101,13 +101,16 @@ class Report:
         }
 
 
+_TITLE = """\
+What came to the firewall, and what became of it
+(FGSM: only images that fool the model are sent)"""
 _STYLES = {Verdict.OK: "green", Verdict.FAILED: "bold red", Verdict.INFORMATION: "cyan"}
 
 
 def traffic_table(report: Report) -> Table:
     """What was sent, allowed and refused, and whether it should have been."""
     table = Table(
-        title="What came to the firewall, and what became of it.\nFGSM: only images that fool the model are sent.",
+        title=_TITLE,
         title_justify="left",
     )
     for name in ("kind", "sent", "allowed", "refused by", "expected", ""):

@@ -16,6 +16,7 @@ class Address:
         path: of a unix socket, else "".
         tls: None for plain text.
         authority: the Host header of requests sent there.
+        server_name: what the certificate of an upstream must name; its host if "".
     """
 
     host: str = ""
@@ -23,6 +24,7 @@ class Address:
     path: str = ""
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     authority: bytes = b""
+    server_name: str = ""
 
     @classmethod
     def parse(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Address:

@@ -84,8 +84,6 @@ def _inflate(body: bytes, window_bits: int, bound: int, excess: Refusal) -> byte
 def _unzstd(body: bytes, bound: int, excess: Refusal) -> bytes:
     unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
     try:
-        if zstandard.get_frame_parameters(body).dict_id:
-            raise Refusal(CODED_BODY, "a dictionary is needed")
         # Two passes, since the library has either a bound or an end that can be told from
         # truncation, not both: the first only counts, the second is then known to fit.
         size = 0

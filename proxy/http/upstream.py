@@ -349,6 +349,6 @@ async def _dial(address: Address, factory: Callable[[], ClientConnection]) -> Cl
             address.host,
             address.port,
             ssl=address.tls,
-            server_hostname=address.host if address.tls is not None else None,
+            server_hostname=(address.server_name or address.host) if address.tls else None,
         )
     return connection

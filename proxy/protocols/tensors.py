@@ -67,6 +67,7 @@ DATATYPES: Final[dict[str, Datatype]] = {
 BYTES: Final = DATATYPES["BYTES"]
 BOOL: Final = DATATYPES["BOOL"]
 FP32: Final = DATATYPES["FP32"]
+FP64: Final = DATATYPES["FP64"]
 _BY_DTYPE: Final = {kind.dtype: kind for kind in DATATYPES.values()}
 
 
@@ -187,7 +188,7 @@ def to_buffer(tensor: Tensor) -> bytes:
     return b"".join([part for item in parts for part in (len(item).to_bytes(4, "little"), item)])
 
 
-def to_rows(name: str, tensor: Tensor, n: int) -> npt.NDArray[np.float32]:
+def to_rows(name: str, kind: Datatype, tensor: Tensor, n: int) -> npt.NDArray[np.float32]:
     """A tensor as (n, d) float32, C-contiguous and finite; a view if it is FP32, (n, 0) if BYTES.
 
     Integers beyond 2**24 are rounded to the nearest float32.
@@ -195,12 +196,12 @@ def to_rows(name: str, tensor: Tensor, n: int) -> npt.NDArray[np.float32]:
     Raises:
         Refusal: VALUE for an FP64 element that only a double can hold.
     """
-    if tensor.dtype == object:
+    if kind is BYTES:
         return np.empty((n, 0), np.float32)
     rows = tensor.reshape(n, -1)
-    if rows.dtype == np.float32:
+    if kind is FP32:
         return rows
-    if rows.dtype != np.float64:
+    if kind is not FP64:
         return rows.astype(np.float32)
     with np.errstate(over="ignore"):
         rows = rows.astype(np.float32)

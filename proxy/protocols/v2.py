@@ -139,17 +139,17 @@ class V2:
         tensors: dict[str, Tensor] = {}
         data = iter(arrays)
         n = layout.n
-        for name, kind, shape, spec, count, start, stop in layout.places:
+        for name, kind, shape, ranged, count, start, stop in layout.places:
             if start < 0:
                 values = flatten(name, next(data), shape, count)
                 tensor = from_values(name, kind, values, shape, booleans=booleans)
             else:
                 tensor = from_buffer(name, kind, body, shape, start=base + start, stop=base + stop)
-            if spec is not None and spec.bounded:
-                _check_range(spec, tensor)
+            if ranged is not None:
+                _check_range(ranged, tensor)
             tensors[name] = tensor
         if len(tensors) == 1:
-            rows = to_rows(name, tensor, n)
+            rows = to_rows(name, kind, tensor, n)
         else:
             if self._order:
                 tensors = {name: tensors[name] for name in self._order if name in tensors}
@@ -285,8 +285,8 @@ class V2:
 
 
 def _join(tensors: Mapping[str, Tensor], n: int) -> Rows:
-    parts = [to_rows(name, tensor, n) for name, tensor in tensors.items() if tensor.dtype != object]
-    return np.concatenate(parts, axis=1) if parts else np.empty((n, 0), np.float32)
+    parts = [to_rows(name, datatype_of(tensor), tensor, n) for name, tensor in tensors.items()]
+    return np.concatenate(parts, axis=1)
 
 
 def _check_range(spec: TensorSpec, tensor: Tensor) -> None:

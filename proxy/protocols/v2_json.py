@@ -77,14 +77,19 @@ def split_arrays(text: bytes) -> tuple[bytes, list[list[Any]], bool]:
     at = 0
     while (match := _ARRAY.search(text, at)) is not None:
         start, inner = match.span(1)
-        stop = text.find(b"]" * (inner - start), inner) + inner - start
-        if stop < inner or len(arrays) == _MAX_ARRAYS:
+        closing = b"]" * (inner - start)
+        # One letter is found at the speed of memory, two are not: one row ends at the first.
+        end = text.find(b"]", inner)
+        if not text.startswith(closing, end):
+            end = text.find(closing, end)
+        if end < 0 or len(arrays) == _MAX_ARRAYS:
             return text, [], True
+        stop = end + len(closing)
         try:
             arrays.append(orjson.loads(text[start:stop]))
         except orjson.JSONDecodeError:
             return text, [], True
-        # Numbers have neither letter, and one letter is found at the speed of memory.
+        # Numbers have neither letter.
         booleans = (
             booleans or text.find(b"t", start, stop) >= 0 or text.find(b"f", start, stop) >= 0
         )

@@ -38,7 +38,7 @@ class Place(NamedTuple):
     """Where one tensor's data is.
 
     Attributes:
-        spec: the contract's word on the tensor, or None if the contract is open.
+        range: the contract's word on the tensor if that gives a range, else None.
         elements: how many, the product of the shape.
         start: the offset of binary data behind the JSON, or -1 if the data is JSON.
         stop: the offset of its end.
@@ -47,7 +47,7 @@ class Place(NamedTuple):
     name: str
     kind: Datatype
     shape: tuple[int, ...]
-    spec: TensorSpec | None
+    range: TensorSpec | None
     elements: int
     start: int
     stop: int
@@ -151,7 +151,8 @@ class LayoutReader:
                 check_size(name, kind, size, count)
                 start, stop = tail, tail + size
                 binary.add(name)
-            places.append(Place(name, kind, shape, spec, count, start, stop))
+            ranged = spec if spec is not None and spec.bounded else None
+            places.append(Place(name, kind, shape, ranged, count, start, stop))
             tail = stop
         if not self._required <= names:
             raise Refusal(TENSOR_NAME, f"{shown(min(self._required - names))} is missing")

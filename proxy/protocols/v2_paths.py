@@ -69,7 +69,7 @@ class Paths:
         if target.startswith(f"{self._prefix}/"):
             suffix = target.removeprefix(self._prefix)
             match = _VERSION.fullmatch(suffix)
-            if match is None or match[1] in (".", ".."):
+            if match is None:
                 # Whatever a server hangs below a model: configuration, statistics, tracing, other
                 # ways to infer, and what it will think of next.
                 raise Refusal(CONTROL_PATH)

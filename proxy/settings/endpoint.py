@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from ipaddress import ip_address
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,26 +21,13 @@ from proxy.settings.fields import (
     Bytes,
     FilePath,
     Matching,
-    Moment,
     PathPrefix,
     Seconds,
     Upstream,
     one_or_more,
 )
 from proxy.settings.section import Faults, Section
-
-SWITCHABLE: Final = (
-    rules.OUTLIER,
-    rules.ROWS_PER_REQUEST,
-    rules.CLIENT_RATE,
-    rules.CLIENT_DAY,
-    rules.SUBNET_RATE,
-    rules.SUBNET_DAY,
-    rules.ENDPOINT_RATE,
-    rules.ENDPOINT_DAY,
-)
-"""The rules that an operator may switch. Without any other there would be no request to forward, or
-no reason to believe in it."""
+from proxy.settings.switches import RuleSwitch, known_rules
 
 Name = Annotated[
     str,
@@ -52,13 +38,6 @@ Name = Annotated[
     ),
 ]
 ServerName = Annotated[str, Matching("[A-Za-z0-9.-]{1,253}", "a host name")]
-ClientName = Annotated[
-    str,
-    Matching(
-        r"([0-9a-f]{32}|(mtls|api_key|ip):\S{1,1024})",
-        "a pseudonym of 32 hex digits as in the audit log, or mtls:URI, api_key:NAME or ip:ADDRESS",
-    ),
-]
 Datatype = Literal[
     "BOOL",
     "UINT8",
@@ -248,54 +227,6 @@ class Limits(Quota):
     """How many times its size a compressed body may grow."""
 
 
-class Exclusion(Section):
-    """A client to which a rule does not apply, until a date."""
-
-    client: ClientName
-    """The client: its pseudonym as in the audit log, or ``mtls:spiffe://…``, ``api_key:NAME``,
-    ``ip:ADDRESS``."""
-    until: Moment
-    """When the exclusion ends: a date, or a time with its zone."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Exclusion:
-        faults = Faults()
-        kind, _, name = self.client.partition(":")
-        if kind == "ip":
-            try:
-                ip_address(name)
-            except ValueError:
-                faults.add(f"{name!r} is not an IP address", "client")
-        faults.report()
-        return self
-
-
-class RuleSwitch(Section):
-    """How one rule is applied."""
-
-    mode: Literal["enforce", "monitor", "off"] | None = None
-    """``enforce``, ``monitor`` (recorded, but nothing that a client sees changes) or ``off``; none:
-    the endpoint's mode."""
-    exclude: tuple[Exclusion, ...] = ()
-    """Clients to which the rule does not apply."""
-
-
-def _known_rules(switches: dict[str, RuleSwitch]) -> dict[str, RuleSwitch]:
-    faults = Faults()
-    switchable = {rule.id for rule in SWITCHABLE}
-    for rule in switches:
-        if rule not in rules.RULES:
-            faults.add(f"no such rule: {rule}; see docs/rules.md", rule)
-        elif rule not in switchable:
-            faults.add(
-                f"{rule} ({rules.RULES[rule].message}) cannot be switched; "
-                f"these can: {', '.join(sorted(switchable))}",
-                rule,
-            )
-    faults.report()
-    return switches
-
-
 class Endpoint(Section):
     """One model behind the firewall."""
 
@@ -345,7 +276,7 @@ class Endpoint(Section):
     """Limits of each subnet, over all its clients."""
     endpoint_limits: Quota = Quota()
     """Limits of the endpoint, over all clients."""
-    rules: Annotated[dict[str, RuleSwitch], AfterValidator(_known_rules)] = Field(
+    rules: Annotated[dict[str, RuleSwitch], AfterValidator(known_rules)] = Field(
         default_factory=dict
     )
     """Rules switched off, moved to monitor, or excluded for a client, by rule id."""

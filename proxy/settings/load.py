@@ -22,7 +22,7 @@ from proxy.settings.text import read_text
 
 MAX_BYTES: Final = 512 * 2**10
 
-_SECRETS: Final = frozenset({("admin", "token"), ("client", "secret")})
+_SECRETS: Final = frozenset({("admin", "token"), ("audit", "key"), ("client", "secret")})
 _SCALAR_ERRORS: Final = frozenset({"int_type", "float_type", "bool_type", "none_required"})
 
 Check = Callable[[Settings], Iterable[tuple[Place, str]]]

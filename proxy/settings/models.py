@@ -136,8 +136,11 @@ class Audit(Section):
     """The size at which a new file is begun."""
     keep: Annotated[int, Field(ge=1, le=100_000)] = 16
     """How many rotated files are kept."""
-    payload_digest: bool = True
-    """Whether a record holds the SHA-256 of the body that was scored."""
+    key: Secret | None = None
+    """The key that seals the log's head, of at least 16 characters: ``${AUDIT_KEY}``. Who lacks it
+    cannot rewrite the log unnoticed. None: only damage is noticed, and edits without care."""
+    payload_digest: bool = False
+    """Whether a record holds the SHA-256 of the body that was forwarded."""
     values: bool = False
     """Whether a record holds the payload's values. They may be personal data."""
 

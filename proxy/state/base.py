@@ -171,5 +171,8 @@ class State(Protocol):
     def ledger(self, name: str, quotas: Sequence[Quota]) -> Ledger:
         """The ledger of this name, with these quotas from now on, what was used so far kept."""
 
+    def resize(self, most: int) -> None:
+        """Keeps ``most`` keys of each scope apart from now on."""
+
     async def close(self) -> None:
         """Gives back what is held."""

@@ -242,7 +242,9 @@ class AuditLog:
             return False
 
     def event(self, kind: str, /, **fields: Any) -> None:
-        """As ``Audit``."""
+        """As ``Audit``. Not after ``close``."""
+        if self._closed:
+            return
         self._queue.append(self._lines.event(kind, self._wall(), fields))
         self._ticket += 1
         if self._due is None:

@@ -208,6 +208,8 @@ class AuditFile:
 
     def _read_head(self) -> tuple[Head, int]:
         slots = read_slots(os.pread(self._head_fd, HEAD_BYTES, 0), self._key)
+        if self._path.is_dir():
+            raise IsADirectoryError(f"{self._path} is a directory, not an audit log")
         if slots:
             return max(slots, key=lambda found: found[0].seq)
         if rotated(self._path) or (self._path.exists() and self._path.stat().st_size):

@@ -12,6 +12,7 @@ import orjson
 from proxy.decision import ALLOWED, Decision
 from proxy.telemetry.record import Record
 
+_DELETE: Final = 0x7F  # the one control character that JSON leaves as it is
 _TARGET: Final = 2048  # characters of a request target, and of a reason's detail, that are kept
 _KNOWN: Final = 1024  # endpoints, over reloads, whose part is kept rendered
 _LINE: Final = 2**20  # bytes of a record; beyond it, its notes are left out
@@ -101,7 +102,7 @@ class Lines:
         if second != self._second:
             self._second = second
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        return f"{self._prefix}{int((at - second) * 1e6):06d}Z"
+        return f"{self._prefix}{str(int((at - second) * 1e6)).zfill(6)}Z"
 
 
 def _decided(decision: Decision) -> bytes:
@@ -125,7 +126,7 @@ def _render(values: dict[str, Any]) -> bytes:
         line = orjson.dumps(values, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     except (TypeError, ValueError):  # a lone surrogate, a key that is no string, a cycle
         line = b""
-    if line and line.isascii() and b"\x7f" not in line and len(line) <= _LINE:
+    if line and line.isascii() and line.find(_DELETE) < 0 and len(line) <= _LINE:
         return line[1:]
     return _render_slowly(values)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -24,6 +24,7 @@ from proxy.telemetry.audit_chain import (
 )
 
 _SHOWN: Final = 100
+_SNAPSHOTS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class _Verification:
         self._report = Report()
         self._wanted: dict[int, str] = {} if expect is None else {expect.seq: expect.hash}
         self._head: Head | None = None
+        self._oldest = 1
         self._needs_head = expect is None
         self._link: Link | None = None
         self._place = (path.name, 0)
@@ -108,11 +110,9 @@ class _Verification:
         report = self._report
         # The head first: whatever the writer adds meanwhile is beyond it.
         self._read_head()
-        with ExitStack() as stack:
-            files = self._open(stack)
-            report.files = [name for name, _ in files]
-            for index, (name, file) in enumerate(files):
-                self._read(name, file, is_last=index == len(files) - 1)
+        for name, file, is_last in self._files():
+            report.files.append(name)
+            self._read(name, file, is_last=is_last)
         report.last = self._link or Link()
         self._check_end()
         return report
@@ -123,40 +123,66 @@ class _Verification:
             self._report.findings.append(Finding(kind, *(place or self._place), message))
 
     def _read_head(self) -> None:
-        path = head_path(self._path)
-        place = (path.name, 0)
+        place = (head_path(self._path).name, 0)
         try:
-            with path.open("rb") as file:
-                content = file.read(HEAD_BYTES)
+            head = self._head_on_disk()
         except FileNotFoundError:
             if self._needs_head:
                 self._find("head", "missing: whether the log's end was cut cannot be told", place)
             return
-        slots = read_slots(content, self._key)
-        if not slots:
+        if head is None:
             self._find("head", "damaged, or not sealed with this key", place)
             return
-        self._head = head = max((head for head, _ in slots), key=lambda head: head.seq)
+        self._head, self._oldest = head, head.oldest
         self._report.sealed = self._key is not None
         if head.seq:
             self._wanted.setdefault(head.seq, head.hash)
             if self._wanted[head.seq] != head.hash:
                 self._find("head", f"record {head.seq} is not the expected one", place)
 
-    def _open(self, stack: ExitStack) -> list[tuple[str, BinaryIO]]:
-        """Every file of the log, oldest first. One that is rotated meanwhile is taken once."""
-        live: BinaryIO | None = None
-        with suppress(FileNotFoundError):
-            live = stack.enter_context(self._path.open("rb"))
-        files: list[tuple[str, BinaryIO]] = []
-        for old in rotated(self._path).values():
-            with suppress(FileNotFoundError):  # retention has just deleted it
-                files.append((old.name, stack.enter_context(old.open("rb"))))
-        if live is not None:
-            here = os.fstat(live.fileno())
-            if not any(os.path.samestat(here, os.fstat(file.fileno())) for _, file in files):
-                files.append((self._path.name, live))
-        return files
+    def _head_on_disk(self) -> Head | None:
+        with head_path(self._path).open("rb") as file:
+            slots = read_slots(file.read(HEAD_BYTES), self._key)
+        return max((head for head, _ in slots), key=lambda head: head.seq, default=None)
+
+    def _files(self) -> Iterator[tuple[str, BinaryIO, bool]]:
+        """Every file of the log, oldest first, and whether it is the one that is written."""
+        live, older = self._snapshot()
+        with live or nullcontext():
+            for first, path in older.items():
+                try:
+                    file = path.open("rb")
+                except FileNotFoundError:
+                    self._skip(first)
+                    continue
+                with file:
+                    yield path.name, file, False
+            if live is not None:
+                yield self._path.name, live, True
+
+    def _snapshot(self) -> tuple[BinaryIO | None, dict[int, Path]]:
+        """The written file, open, and the rotated ones as they were when it was the written one."""
+        for _ in range(_SNAPSHOTS):
+            try:
+                live = self._path.open("rb")
+            except FileNotFoundError:
+                live = None
+            older = rotated(self._path)
+            if live is None or _is_at(live, self._path):
+                return live, older
+            live.close()  # it was rotated meanwhile
+        raise OSError(f"{self._path} is rotated faster than it can be read")
+
+    def _skip(self, first: int) -> None:
+        """The file was deleted meanwhile: by retention, if the head asks for it no more."""
+        self._reread_oldest()
+        if self._oldest > first:
+            self._link = None
+
+    def _reread_oldest(self) -> None:
+        head = None if self._head is None else self._head_on_disk()
+        if head is not None:
+            self._oldest = max(self._oldest, head.oldest)
 
     def _read(self, name: str, file: BinaryIO, *, is_last: bool) -> None:
         for number, line in _numbered(file):
@@ -181,7 +207,7 @@ class _Verification:
             self._check_link(record, self._link)
         self._link = Link(seq, digest(line))
         self._report.records += 1
-        wanted = self._wanted.get(seq)
+        wanted = self._wanted.pop(seq, None)
         if wanted is not None and wanted != self._link.hash:
             self._find("edited", f"record {seq} is not the one that was vouched for")
         if self._head is not None and seq > self._head.seq:
@@ -192,8 +218,11 @@ class _Verification:
         self._last_place = self._place
 
     def _check_start(self, record: dict[str, Any]) -> None:
-        seq = self._report.first = record["seq"]
-        oldest = 1 if self._head is None else self._head.oldest
+        seq = record["seq"]
+        self._report.first = self._report.first or seq
+        if seq > self._oldest:
+            self._reread_oldest()
+        oldest = self._oldest
         if seq == 1 and record["prev"] != GENESIS:
             self._find("edited", "record 1 names a record before it")
         if self._head is not None and seq > oldest:
@@ -215,12 +244,23 @@ class _Verification:
             self._find("edited", message, self._last_place)
 
     def _check_end(self) -> None:
-        last = self._report.last.seq
-        for seq in sorted(self._wanted):
-            if seq > last:
-                gone = f"record {seq}" if seq == last + 1 else f"records {last + 1} to {seq}"
-                self._find("truncated", f"{gone}: gone after this line")
-                break
+        first, last = self._report.first, self._report.last.seq
+        unseen = [seq for seq in self._wanted if seq > last]
+        if unseen:
+            seq = min(unseen)
+            gone = f"record {seq}" if seq == last + 1 else f"records {last + 1} to {seq}"
+            self._find("truncated", f"{gone}: gone after this line")
+        for seq in self._wanted:
+            if seq < first:
+                place = (self._path.name, 0)
+                self._find("missing", f"record {seq} was expected, the log begins later", place)
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -66,7 +66,6 @@ class EndpointMetrics:
         seconds: (9,) their sums.
         scores: (1 + detectors, 13) observations per bucket: the merged score, then each detector's.
         score_sums: (1 + detectors,) their sums.
-        window: None without a bundle.
     """
 
     __slots__ = (
@@ -74,6 +73,7 @@ class EndpointMetrics:
         "_noted",
         "_sampled",
         "_turn",
+        "_window",
         "decisions",
         "detector_faults",
         "detectors",
@@ -90,7 +90,6 @@ class EndpointMetrics:
         "seconds",
         "spans",
         "statuses",
-        "window",
     )
 
     def __init__(self, detectors: Sequence[str] = (), window: AlertWindow | None = None) -> None:
@@ -111,8 +110,14 @@ class EndpointMetrics:
         self.detectors: tuple[str, ...] = ()
         self.scores: Counts = np.zeros((1, len(SCORES) + 1), np.int64)
         self.score_sums = np.zeros(1)
-        self.window: AlertWindow | None = None
+        self._window: AlertWindow | None = None
         self.rebind(detectors, window)
+
+    @property
+    def window(self) -> AlertWindow | None:
+        """The latest rows against the budget, up to date; None without a bundle."""
+        self.fold()
+        return self._window
 
     def rebind(self, detectors: Sequence[str], window: AlertWindow | None) -> None:
         """Serves on under another bundle or budget: counters stay, the window starts anew."""
@@ -124,7 +129,7 @@ class EndpointMetrics:
         self.score_sums = np.append(self.score_sums, 0.0)[source]
         self.detectors = tuple(detectors)
         self.detector_faults = {name: self.detector_faults.get(name, 0) for name in detectors}
-        self.window = window
+        self._window = window
 
     def observe(self, record: Record) -> None:
         """Takes in an exchange that is over."""
@@ -201,8 +206,8 @@ class EndpointMetrics:
         n, alerts = int(rows[scored].sum()), int(flagged[scored].sum())
         self.scored_rows += n
         self.flagged_rows += alerts
-        if self.window is not None:
-            self.window.add(n, alerts, int(np.count_nonzero(flagged[scored])))
+        if self._window is not None:
+            self._window.add(n, alerts, int(np.count_nonzero(flagged[scored])))
         if self._sampled and self.detectors:
             each = np.array(
                 [[s.get(name, math.nan) for name in self.detectors] for s in self._sampled]

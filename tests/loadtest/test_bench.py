@@ -15,7 +15,7 @@ from loadtest.report import Run, machine, markdown
 
 
 def sample(peer, case, round_, rate=100.0, fault=""):
-    return Sample(peer, case, round_, rate, 1e-5, 0.9, 1e-4, 2e-4, fault)
+    return Sample(peer, case, round_, rate, 1e-5, 0.9, 0.1, 1e-4, 2e-4, fault)
 
 
 def run(samples, **changes):

@@ -8,7 +8,9 @@ from loadtest.comparison import TARGETS, Sample, Spread, Target, ratio, valid
 
 
 def sample(peer, round_, rate, *, fault="", case="64-json", p50=1.0):
-    return Sample(peer, case, round_, rate, cpu=1 / rate, busy=1.0, p50=p50, p99=2.0, fault=fault)
+    return Sample(
+        peer, case, round_, rate, cpu=1 / rate, busy=1.0, others=0.0, p50=p50, p99=2.0, fault=fault
+    )
 
 
 def test_a_spread_is_the_median_and_the_range():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from loadtest.process import Process, ProcessError, accepts, free_port, on_cores
+from loadtest.process import Process, ProcessError, accepts, core_seconds, free_port, on_cores
 from loadtest.serving import parse_address
 
 PYTHON = (sys.executable, "-c")
@@ -72,6 +72,14 @@ def test_cores_are_given_back_after_a_failure():
     with pytest.raises(ZeroDivisionError), on_cores({min(before)}):
         raise ZeroDivisionError
     assert os.sched_getaffinity(0) == before
+
+
+def test_busy_time_of_cores_only_grows_and_adds_up():
+    cores = sorted(os.sched_getaffinity(0))
+    before = core_seconds(cores)
+    each = sum(core_seconds([core]) for core in cores)
+    assert before - 0.001 <= each <= core_seconds(cores) + 0.001
+    assert core_seconds([]) == 0
 
 
 def test_a_free_port_is_free():

@@ -16,6 +16,6 @@ def test_a_clash_is_named(package: str):
 
 
 def test_every_clash_is_named_at_once():
-    with pytest.raises(ClashError, match="'a' .*'b' .*uninstall"):
+    with pytest.raises(ClashError, match=r"'a' .*'b' .*uninstall"):
         check_packages({"proxy": ["a", "bartizan"], "loadtest": ["b"]})
     check_packages({"proxy": ["bartizan"], "other": ["c"]})

@@ -127,7 +127,7 @@ class Exchange:
 class World:
     """A pipeline of one endpoint."""
 
-    def __init__(self, executor, **policy):
+    def __init__(self, executor, digests=False, values=False, **policy):
         self.scorer, self.pool, self.limiter, self.audit = Scorer(), Pool(), Limiter(), Audit()
         self.metrics = SimpleNamespace(unrouted=EndpointMetrics())
         self.endpoint = Endpoint(
@@ -140,9 +140,7 @@ class World:
             codec=V2("/v2/models/m", CONTRACT, max_rows=100_000),
             body_limit=10 * 2**20,
             expanded_ratio=100,
-            width=FEATURES,
-            scorer=self.scorer,
-            bundle="b" * 64,
+            bundle=SimpleNamespace(scorer=self.scorer, digest="b" * 64),
         )
         ticks = iter(range(3, 10**9))
         self.pipeline = Pipeline(
@@ -156,6 +154,8 @@ class World:
             wall=lambda: 1e9,
             executor=executor,
             configuration="d" * 64,
+            digests=digests,
+            values=values,
         )
 
     async def ask(self, body, target=TARGET, method="POST", **headers):
@@ -213,6 +213,19 @@ async def test_what_was_scored_is_what_is_forwarded(world):
     assert record.client == "c" * 32
     assert record.received < record.read < record.decoded < record.admitted < record.scored
     assert record.scored < record.decided < record.answered < record.finished
+
+
+async def test_the_audit_log_holds_digests_and_values_only_where_it_is_asked(world):
+    plain, asked = world(), world(digests=True, values=True)
+    for one in (plain, asked):
+        await one.ask(body_of(SENT_ROWS))
+        await one.ask(OUTLIER)
+    assert [record.notes for record in plain.audit.records] == [{}, {}]
+    passed, refused = asked.audit.records
+    assert passed.notes["sha256"] == hashlib.sha256(asked.pool.sent[0].body).hexdigest()
+    assert passed.notes["values"].tolist() == np.array(SENT_ROWS, np.float32).tolist()
+    assert "sha256" not in refused.notes
+    assert refused.notes["values"].tolist() == [[200, 2, 3, 4]]
 
 
 async def test_an_outlier_is_refused_with_a_fixed_body_and_never_sent(world):

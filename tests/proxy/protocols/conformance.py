@@ -177,11 +177,24 @@ class CodecConformance:
 
     def test_a_request_is_left_as_it_was_read(self):
         codec = self.codec()
-        request = self.verdict(codec, *self.write({"t": ("FP32", np.ones((2, 3), "<f4"))}))
+        named = {"t": ("FP32", np.ones((2, 3), "<f4")), "b": ("BYTES", _two())}
+        request = self.verdict(codec, *self.write(named))
+        for name in named:
+            with pytest.raises(ValueError, match="read-only"):
+                request.tensors[name][0, 0] = 2
+        alone = self.verdict(codec, *self.write({"t": named["t"]}))
         with pytest.raises(ValueError, match="read-only"):
-            request.rows[0, 0] = 2
-        with pytest.raises(ValueError, match="read-only"):
-            request.tensors["t"][0, 0] = 2
+            alone.rows[0, 0] = 2
+
+    @pytest.mark.parametrize("padding", range(8))
+    def test_tensors_are_aligned_wherever_they_lie(self, padding):
+        named = {
+            "t" * (padding + 1): ("FP64", np.ones((2, 3))),
+            "u": ("FP32", np.ones((2, 1), "f4")),
+        }
+        request = self.verdict(self.codec(), *self.write(named))
+        assert request.rows.flags.aligned
+        assert all(tensor.flags.aligned for tensor in request.tensors.values())
 
     def test_truncated_at_each_byte(self):
         named = {"t": ("FP32", np.arange(6, dtype="<f4").reshape(2, 3)), "b": ("BYTES", _two())}

@@ -97,6 +97,16 @@ def both():
     return text + PAIR, {LENGTH: str(len(text)).encode()}
 
 
+def framed_as(datatype, data):
+    """Two rows, whose strings or booleans are ``data``."""
+    name = {kind: name for name, (kind, _) in SCALARS.items()}[datatype]
+    rows = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]}
+    item = {"name": name, "shape": [2, 1], "datatype": datatype}
+    item["parameters"] = {"binary_data_size": len(data)}
+    text = json.dumps({"inputs": [item, rows]}).encode()
+    return text + data, {LENGTH: str(len(text)).encode()}
+
+
 NUMERIC = [name for name in SCALARS if name != "s"]
 REFUSED = [
     # duplicate JSON key: the first, the last
@@ -264,6 +274,24 @@ REFUSED = [
             b"\xff" * 4,
         )
     ),
+    *(
+        ("binary boolean", framed_as("BOOL", bits), VALUE)
+        for bits in (b"\2\1", b"\1\xff", b"\x80\0", b"tf")
+    ),
+    *(
+        ("binary string", framed_as("BYTES", data), SHAPE)
+        for data in (
+            b"",
+            b"\0\0\0",
+            b"\1\0\0\0",
+            b"\0\0\0\0",
+            b"\0\0\0\0\0\0\0",
+            b"\2\0\0\0ab\0\0\0\0x",
+            b"\2\0\0\0ab\0\0\0\0\0\0\0\0",
+            b"\xff\xff\xff\xffab\0\0\0\0",
+            b"\0\0\0\0\1\0\0\0",
+        )
+    ),
     # shared memory, and parameters of unknown meaning
     ("shared memory", with_parameters(X, '{"shared_memory_region":"a"}'), SHARED_MEMORY),
     ("shared memory", with_parameters(X, '{"shared_memory_byte_size":8}'), SHARED_MEMORY),
@@ -370,8 +398,8 @@ REFUSED = [
 
 
 def test_how_many_differences_are_tried():
-    assert len(REFUSED) == 281
-    assert len({label for label, _, _ in REFUSED}) == 44
+    assert len(REFUSED) == 294
+    assert len({label for label, _, _ in REFUSED}) == 46
 
 
 @pytest.mark.parametrize(("label", "body", "rule"), REFUSED)

@@ -21,7 +21,12 @@ def test_every_released_answer_survives_kill_9(tmp_path):
     released = set()
     for crash in range(CRASHES):
         program = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("crash.py")), path, str(crash * 10**6)],
+            [
+                sys.executable,
+                str(Path(__file__).with_name("audit_crash.py")),
+                path,
+                str(crash * 10**6),
+            ],
             stdout=subprocess.PIPE,
         )
         for _ in range(draw.randrange(1, 400)):

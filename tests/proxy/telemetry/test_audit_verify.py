@@ -249,6 +249,8 @@ def test_retention_is_no_drop(tmp_path):
     report = verify(path)
     assert report.ok
     assert report.first == min(rotated(path)) > 1
+    # What was noted of a record that retention deleted can be neither confirmed nor denied.
+    assert kinds(verify(path, expect=Link(3, "0" * 64))) == {"missing"}
     rotated(path)[report.first].unlink()  # one more than retention deleted
     assert kinds(verify(path)) == {"missing"}
 

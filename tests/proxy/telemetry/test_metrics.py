@@ -248,7 +248,7 @@ def test_no_client_adds_a_series():
     draw = random.Random(1)
     blocked = Decision(Action.BLOCK, Action.BLOCK, (Reason(rules.OUTLIER, "detail"),))
     endpoint.observe(exchange(decision=blocked))
-    metrics.unrouted.observe(exchange())
+    metrics.unrouted.observe(exchange(decision=blocked))
     before = metrics.render().count(b"\n")
     for number in range(100_000):
         record = exchange(client=str(number), target=f"/v2/models/{draw.random()}")
