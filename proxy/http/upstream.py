@@ -106,7 +106,7 @@ class Pool:
         self._openings: set[_Opening] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._now = clock()  # of the last sweep
-        self._closing = False
+        self._closing = self._closed = False
         self._emptied: asyncio.Event | None = None
 
     async def send(self, permit: Permit) -> Response:
@@ -161,16 +161,17 @@ class Pool:
             self._emptied = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), seconds)
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        for place in tuple(self._queue):
+            place.waiter.fail(Refusal(UPSTREAM_UNREACHABLE, "the pool was closed"))
         tasks = [opening.task for opening in self._openings if opening.task is not None]
         for task in tasks:
             task.cancel()
         for upstream in self._balance.upstreams:
             for connection in tuple(upstream.connections):
                 connection.give_up()
-        for place in tuple(self._queue):
-            place.waiter.fail(Refusal(UPSTREAM_UNREACHABLE, "the pool was closed"))
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def state(self) -> PoolState:
@@ -220,6 +221,8 @@ class Pool:
             upstream = self._balance.choose(tried)
             if upstream is None:
                 raise Refusal(UPSTREAM_UNREACHABLE, why)
+            if self._closed:
+                raise Refusal(UPSTREAM_UNREACHABLE, "the pool was closed")
             connection = None if fresh else upstream.checkout()
             if connection is None and upstream.full:
                 connection = await self._wait()

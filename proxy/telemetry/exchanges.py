@@ -58,7 +58,6 @@ class EndpointMetrics:
         decisions: exchanges by action and enforced action.
         refusals: by the rule that decided and whether it was enforced.
         faults, failed_open: by the rule of the fault.
-        detector_faults: by detector.
         statuses: exchanges by the hundreds of their status; 0: the client left before.
         rows, scored_rows, flagged_rows: rows understood, scored, and past the threshold.
         request_bytes, response_bytes: bytes of bodies.
@@ -75,7 +74,6 @@ class EndpointMetrics:
         "_turn",
         "_window",
         "decisions",
-        "detector_faults",
         "detectors",
         "failed_open",
         "faults",
@@ -101,7 +99,6 @@ class EndpointMetrics:
         self.refusals: dict[tuple[str, bool], int] = {}
         self.faults: dict[str, int] = {}
         self.failed_open: dict[str, int] = {}
-        self.detector_faults: dict[str, int] = {}
         self.statuses: Counts = np.zeros(6, np.int64)
         self.rows = self.scored_rows = self.flagged_rows = 0
         self.request_bytes = self.response_bytes = 0
@@ -128,7 +125,6 @@ class EndpointMetrics:
         self.scores = np.vstack([self.scores, empty])[source]
         self.score_sums = np.append(self.score_sums, 0.0)[source]
         self.detectors = tuple(detectors)
-        self.detector_faults = {name: self.detector_faults.get(name, 0) for name in detectors}
         self._window = window
 
     def observe(self, record: Record) -> None:
@@ -148,11 +144,6 @@ class EndpointMetrics:
         self._noted += _row.pack(p, *_fields(record))
         if len(self._noted) >= _BATCH * _row.size:
             self.fold()
-
-    def detector_fault(self, detector: str) -> None:
-        """Counts a failure of one of the configured detectors; any other name is not counted."""
-        if detector in self.detector_faults:
-            self.detector_faults[detector] += 1
 
     def fold(self) -> None:
         """Brings every number up to date."""

@@ -85,7 +85,9 @@ FAILED_OPEN: Final = _family(
     "failed_open", "counter", "Exchanges let through despite such a fault, by rule."
 )
 DETECTOR_FAULTS: Final = _family(
-    "detector_faults", "counter", "Detectors that failed or returned a score that is not finite."
+    "detector_faults",
+    "counter",
+    "Exchanges whose scoring failed or gave a score that is not finite.",
 )
 CLIENTS: Final = _family("limits_clients", "gauge", "Clients whose quotas are kept.")
 IN_FLIGHT: Final = _family("upstream_in_flight", "gauge", "Requests under way to an upstream.")

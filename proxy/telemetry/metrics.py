@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client import exposition as plain
 from prometheus_client.openmetrics import exposition as openmetrics_format
 
+from proxy import rules
 from proxy.decision import Action, Mode
 from proxy.telemetry import families
 from proxy.telemetry.audit import AuditState
@@ -255,11 +256,11 @@ class _EndpointLines:
             _add(page, families.FAULTS, count, endpoint=name, rule=rule)
         for rule, count in counts.failed_open.items():
             _add(page, families.FAILED_OPEN, count, endpoint=name, rule=rule)
-        for detector, count in counts.detector_faults.items():
-            _add(page, families.DETECTOR_FAULTS, count, endpoint=name, detector=detector)
 
     def _write_scores(self, page: _Page, threshold: float) -> None:
         counts, name = self._counts, self._watched.name
+        faults = counts.faults.get(rules.DETECTOR_FAULT.id, 0)
+        _add(page, families.DETECTOR_FAULTS, faults, endpoint=name)
         _add(page, families.ROWS_SCORED, counts.scored_rows, endpoint=name)
         _add(page, families.ROWS_FLAGGED, counts.flagged_rows, endpoint=name)
         for (family, buckets), scores, total in zip(

@@ -9,7 +9,7 @@ import pytest
 
 from detectors.calibration import BudgetError, Calibration
 from detectors.outlier import REGISTRY
-from detectors.scorer import ENGINE_VARIABLE, Scorer, ScoreFault
+from detectors.scorer import ENGINE_VARIABLE, ScoreFault, Scorer
 from detectors.training.fit import DEFAULT_DETECTORS, fit
 
 ENGINES = ["numpy", "native"]

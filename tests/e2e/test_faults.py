@@ -9,8 +9,10 @@ UNLIMITED = resource.RLIM_INFINITY
 
 
 def fill_disk(guard):
-    """Lets no file of the firewall's grow any more, as a full disk would."""
+    """Lets the audit log grow no more, as a full disk would; the process's own log still may."""
+    assert statuses(guard, 30) == [200] * 30
     size = guard.audit.stat().st_size
+    assert size > 4 * guard.process.log.stat().st_size
     resource.prlimit(guard.process.pid, resource.RLIMIT_FSIZE, (size, UNLIMITED))
 
 
@@ -36,6 +38,17 @@ def test_no_room_for_the_audit_log_refuses_what_it_cannot_record(recorder, gatew
     guard.process.wait_until(lambda: statuses(guard, 1) == [200])
     assert statuses(guard, 5) == [200] * 5
     assert guard.metric("bartizan_audit_failing") == 0
+
+
+def test_a_log_that_cannot_be_written_either_changes_nothing(recorder, gateway):
+    guard = gateway([recorder.endpoint(mode="monitor")])
+    resource.prlimit(guard.process.pid, resource.RLIMIT_FSIZE, (1, UNLIMITED))
+    assert statuses(guard, 20) == [200] * 20
+    guard.process.wait_until(lambda: guard.metric("bartizan_audit_failing") == 1)
+    free_disk(guard)
+    guard.process.wait_until(lambda: guard.metric("bartizan_audit_failing") == 0)
+    assert guard.stop() == 0
+    assert len(guard.records()) == 20
 
 
 @pytest.mark.parametrize("keys", [{"failure_mode": "allow"}, {"mode": "monitor"}])
