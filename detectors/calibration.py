@@ -28,6 +28,9 @@ one summation order rounds up where another rounds down; the slack is far above 
 between the numpy and the native path, and far below what a merged score means.
 """
 
+TIE: Final = 1e-9
+"""Merged scores this close count as equal in a p-value, which rounding then does not move."""
+
 
 class BudgetError(ValueError):
     """The calibration rows are too few to promise the budget.
@@ -196,4 +199,4 @@ class Calibration:
 
     def p_values(self, merged: Floats) -> Floats:
         """Conformal p-values of merged scores."""
-        return empirical_p_values(self.scores, merged)
+        return empirical_p_values(self.scores, merged - TIE)

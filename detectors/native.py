@@ -22,7 +22,7 @@ import numpy.typing as npt
 from numba import types
 
 from detectors.arrays import Floats, Singles
-from detectors.calibration import Calibration, Tail
+from detectors.calibration import TIE, Calibration, Tail
 from detectors.outlier import (
     GaussianMixture,
     IsolationForest,
@@ -408,7 +408,7 @@ def _row(
     low, high = 0, plan[5]
     while low < high:
         middle = (low + high) >> 1
-        if numbers[plan[4] + middle] < merged:
+        if numbers[plan[4] + middle] < merged - TIE:
             low = middle + 1
         else:
             high = middle

@@ -42,6 +42,8 @@ class Address:
                 raise ValueError(f"{url!r}: a unix socket needs an absolute path")
             return cls(path=path, authority=b"localhost")
         parts = urlsplit(url)
+        if not url.isprintable() or " " in url:
+            raise ValueError(f"{url!r} has a character that no address has")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r}: neither http(s)://host[:port] nor unix:/path")
         if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:

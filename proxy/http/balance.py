@@ -160,5 +160,6 @@ class Balance:
 
     def suspect(self, upstream: Upstream) -> None:
         """Ejects an upstream, unless it is the last one that is not."""
-        if any(other is not upstream for other in self.sound()):
+        sound = self.sound()
+        if upstream in sound and len(sound) > 1:
             upstream.eject(self._clock())

@@ -247,6 +247,8 @@ class Pool:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            if task.cancelled():
+                raise Refusal(UPSTREAM_UNREACHABLE, "the pool was closed") from None
             task.add_done_callback(self._adopt)
             raise
 

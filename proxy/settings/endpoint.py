@@ -223,8 +223,9 @@ class Limits(Quota):
     """Rows in one request."""
     body_bytes: Bytes = 10 * 2**20
     """The size of a request's body, as sent and as decompressed."""
-    expanded_ratio: Annotated[float, Field(ge=1, le=10_000)] = 100.0
-    """How many times its size a compressed body may grow."""
+    expanded_ratio: Annotated[float, Field(ge=1, le=10_000)] = 20.0
+    """How many times its size a compressed body may grow. JSON numbers shrink to a half, sparse
+    images to a tenth; memory for reading JSON comes on top."""
 
 
 class Endpoint(Section):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
 import orjson
 
 from proxy.decision import ALLOWED, Decision
@@ -150,6 +151,13 @@ def _render_slowly(values: dict[str, Any]) -> bytes:
         for name, value in values.items()
         if name not in {"notes", "signals"}
     }
+    notes = values.get("notes")
+    if isinstance(notes, dict):  # a digest stays, the values that are too many go
+        kept["notes"] = {
+            name: value
+            for name, value in notes.items()
+            if isinstance(value, str | int | float) and len(f"{name}{value}") <= _TARGET
+        }
     kept["cut"] = f"the record was {len(line)} bytes long"
     return json.dumps(kept, separators=(",", ":"), ensure_ascii=True).encode()[1:]
 
@@ -172,8 +180,10 @@ def _scrubbed(value: Any, depth: int) -> Any:
     return _scrubbed(repr(value)[:_TARGET], 0)
 
 
-def _plain(value: Any) -> str:
-    """What orjson cannot render by itself, in words."""
+def _plain(value: Any) -> Any:
+    """What orjson cannot render by itself: an array as lists, anything else in words."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return repr(value)[:_TARGET]
 
 

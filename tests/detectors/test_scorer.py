@@ -58,7 +58,10 @@ def test_native_equals_numpy(seed, features):
     np.testing.assert_allclose(b.detector_p_values, a.detector_p_values, rtol=1e-6)
     off = np.abs(a.merged - plain.threshold) > 1e-7
     assert (a.flagged == b.flagged)[off].all()
-    assert (np.abs(a.p_values - b.p_values) <= 1.5 / plain.calibration.scores.size).all()
+    least = plain.calibration.p_values(b.merged + 1e-7)
+    most = plain.calibration.p_values(b.merged - 1e-7)
+    assert ((least <= a.p_values) & (a.p_values <= most)).all()
+    assert (a.p_values == b.p_values).mean() > 0.98
     for index in range(50):
         merged, p_value, flagged = native.score_row(query[index : index + 1])
         assert merged == pytest.approx(b.merged[index], rel=1e-12)

@@ -35,6 +35,16 @@ def mixed_requests():
     ]
 
 
+@pytest.fixture
+def ended(recorder, gateway):
+    """A firewall that recorded ten exchanges, and ended."""
+    guard = gateway([recorder.endpoint()])
+    for number in range(10):
+        assert ask(guard.address, request_of(f"n{number}")).status == 200
+    assert guard.stop() == 0
+    return guard
+
+
 def test_every_answer_is_recorded_under_its_id(recorder, gateway):
     guard = gateway([recorder.endpoint(limits={"rows_per_request": 8})])
     told = {}
@@ -61,13 +71,10 @@ def test_the_recorded_digest_is_that_of_the_bytes_the_model_got(recorder, gatewa
 
 
 @pytest.mark.parametrize("damage", ["edit", "drop", "swap", "truncate"])
-def test_damage_is_found(recorder, gateway, damage):
-    guard = gateway([recorder.endpoint()])
-    for number in range(10):
-        ask(guard.address, request_of(f"n{number}"))
-    assert guard.stop() == 0
-    assert verify(guard) == 0
-    lines = guard.audit.read_bytes().splitlines(keepends=True)
+def test_damage_is_found(ended, damage):
+    assert verify(ended) == 0
+    whole = ended.audit.read_bytes()
+    lines = whole.splitlines(keepends=True)
     middle = len(lines) // 2
     match damage:
         case "edit":
@@ -78,8 +85,9 @@ def test_damage_is_found(recorder, gateway, damage):
             lines[middle], lines[middle + 1] = lines[middle + 1], lines[middle]
         case "truncate":
             del lines[middle:]
-    guard.audit.write_bytes(b"".join(lines))
-    assert verify(guard) == 1
+    ended.audit.write_bytes(b"".join(lines))
+    assert ended.audit.read_bytes() != whole
+    assert verify(ended) == 1
 
 
 @pytest.mark.parametrize("turn", range(5))
@@ -88,7 +96,7 @@ def test_killed_under_load_no_answer_is_without_a_record(recorder, gateway, turn
     guard.stop()
     guard.settings["audit"]["durability"] = "released"
     guard.start()
-    with Traffic(guard.address, 100_000) as traffic:
+    with Traffic(guard, 100_000) as traffic:
         traffic.wait_for(200 + 150 * turn)
         guard.kill()
         traffic.stop()
@@ -101,19 +109,16 @@ def test_killed_under_load_no_answer_is_without_a_record(recorder, gateway, turn
     assert verify(guard) == 0
 
 
-def test_a_torn_tail_is_mended_at_the_start(recorder, gateway):
-    guard = gateway([recorder.endpoint()])
-    for number in range(10):
-        ask(guard.address, request_of(f"n{number}"))
-    guard.stop()
-    whole = guard.records()
-    with guard.audit.open("ab") as file:
+def test_a_torn_tail_is_mended_at_the_start(ended):
+    whole = ended.records()
+    with ended.audit.open("ab") as file:
         file.write(b'{"id":"torn","status":20')
-    guard.start()
-    ask(guard.address, request_of("after"))
-    assert guard.stop() == 0
-    assert [record["id"] for record in whole] == [r["id"] for r in guard.records()][: len(whole)]
-    assert verify(guard) == 0
+    ended.start()
+    assert ask(ended.address, request_of("after")).status == 200
+    assert ended.stop() == 0
+    assert ended.records()[:10] == whole
+    assert len(ended.records()) == 11
+    assert verify(ended) == 0
 
 
 def test_no_value_of_the_payload_is_recorded(recorder, gateway):

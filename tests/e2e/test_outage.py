@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from recorder import FEATURES
 from traffic import ask, request_of
 
 from loadtest.wire import Session
@@ -44,13 +45,20 @@ def test_absent_at_the_start(silent_recorder, gateway):
 )
 def test_misbehaviour(recorder, gateway, order, status):
     guard = gateway([recorder.endpoint(timeouts={"response_seconds": 1.0, "total_seconds": 2.0})])
-    before = len(recorder.seen())
     answer = ask(guard.address, request_of(order))
     assert answer.status == status
     assert isinstance(json.loads(answer.body)["error"], str)
-    # A request that may have been read is never sent again.
-    assert len(recorder.seen()) == before + 1
     assert ask(guard.address, request_of("next")).status == 200
+
+
+def test_a_request_that_may_have_been_read_is_not_sent_again(recorder, gateway):
+    # Without a learnt contract no connection is left from asking for the metadata: it is a fresh
+    # one. A kept-alive one may have been closed before the request came, and is replaced, once.
+    inputs = [{"name": "input", "datatype": "FP32", "shape": [-1, FEATURES]}]
+    guard = gateway([recorder.endpoint(contract={"inputs": inputs})])
+    for number in range(1, 6):
+        assert ask(guard.address, request_of("reset")).status == 502
+        assert number <= len(recorder.seen()) <= number + 1
 
 
 def test_an_answer_cut_short_is_never_a_success(recorder, gateway):

@@ -19,7 +19,7 @@ def reloaded(gateway, number=1):
 
 def test_no_request_fails_across_reloads(recorder, gateway):
     guard = gateway([recorder.endpoint()])
-    with Traffic(guard.address, REQUESTS) as traffic:
+    with Traffic(guard, REQUESTS) as traffic:
         for turn in range(1, 10):
             traffic.wait_for(turn * REQUESTS // 10)
             guard.settings["endpoints"] = [recorder.endpoint(limits={"rows_per_request": turn})]
@@ -35,7 +35,7 @@ def test_no_request_fails_across_reloads(recorder, gateway):
 
 def test_no_request_fails_across_restarts(recorder, gateway):
     guard = gateway([recorder.endpoint()])
-    with Traffic(guard.address, REQUESTS) as traffic:
+    with Traffic(guard, REQUESTS) as traffic:
         for turn in range(1, 5):
             traffic.wait_for(turn * REQUESTS // 5)
             assert guard.stop() == 0

@@ -1,5 +1,6 @@
 """Requests to the recorder's model, one by one and as a load that accounts for every one."""
 
+import contextlib
 import socket
 import threading
 from dataclasses import dataclass
@@ -53,15 +54,16 @@ class Outcome:
 class Traffic:
     """Blocking clients, each with one keep-alive connection, that send until ``total`` are sent.
 
-    A connection that cannot be made is no failure: nothing was sent, and the client tries again.
-    Whatever was sent on a connection that was made must be answered, and answered with its own id.
+    A client connects as a load balancer would: only while the firewall says that it is ready, and a
+    connection that cannot be made is no failure, since nothing was sent. Whatever was sent on a
+    connection that was made must be answered, and answered with its own id.
     """
 
-    def __init__(self, address, total, clients=8):
-        self._address = address
+    def __init__(self, guard, total, clients=8):
+        self._guard = guard
         self._left = total
         self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
+        self._ended = threading.Condition(self._lock)
         self._enough = threading.Event()
         self.outcomes = []
         self._threads = [
@@ -74,8 +76,12 @@ class Traffic:
         return self
 
     def __exit__(self, *_):
-        self._enough.set()
+        self.stop()
         self.join()
+
+    def stop(self):
+        """Sends no more."""
+        self._enough.set()
 
     def join(self):
         """Waits until all is sent and answered."""
@@ -83,46 +89,57 @@ class Traffic:
             thread.join(120)
             assert not thread.is_alive(), "a request hangs"
 
-    def stop(self):
-        """Sends no more."""
-        self._enough.set()
-
     def wait_for(self, count):
         """Waits until ``count`` requests have ended."""
-        with self._wake:
-            assert self._wake.wait_for(lambda: len(self.outcomes) >= count, 120), "it stalls"
+        with self._ended:
+            assert self._ended.wait_for(lambda: len(self.outcomes) >= count, 120), "it stalls"
 
     @property
     def failures(self):
         """The requests that were sent and not answered with 200 and their own id."""
         return [outcome for outcome in self.outcomes if outcome.failure or outcome.status != 200]
 
+    def _run(self, number):
+        connection = None
+        turn = 0
+        while self._take():
+            turn += 1
+            connection = connection or self._connect()
+            if connection is None:
+                break
+            outcome, alive = self._send(connection, f"client-{number}-{turn}")
+            if not alive:
+                connection.close()
+                connection = None
+            with self._ended:
+                self.outcomes.append(outcome)
+                self._ended.notify_all()
+        if connection is not None:
+            connection.close()
+
     def _take(self):
         with self._lock:
             self._left -= 1
             return self._left >= 0 and not self._enough.is_set()
 
-    def _run(self, number):
-        turn = 0
-        with Session(self._address) as session:
-            while self._take():
-                turn += 1
-                outcome = None
-                while outcome is None and not self._enough.is_set():
-                    outcome = self._try(session, f"client-{number}-{turn}")
-                if outcome is not None:
-                    with self._wake:
-                        self.outcomes.append(outcome)
-                        self._wake.notify_all()
+    def _connect(self):
+        while not self._enough.wait(0.005):
+            if self._guard.ready():
+                with contextlib.suppress(ConnectionRefusedError):
+                    connection = socket.create_connection(self._guard.address, 30)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    return connection
+        return None
 
-    def _try(self, session, identifier):
+    @staticmethod
+    def _send(connection, identifier):
+        """What became of one request, and whether another may follow on the connection."""
         try:
-            answer = session.exchange(request_of(identifier))
-        except ConnectionRefusedError:
-            self._enough.wait(0.005)
-            return None
+            answer = exchange(connection, request_of(identifier))
         except (OSError, ValueError) as error:
-            return Outcome(identifier, failure=repr(error))
+            return Outcome(identifier, failure=repr(error)), False
+        alive = answer.headers.get("connection") != "close"
         if answer.status == 200 and orjson.loads(answer.body).get("id") != identifier:
-            return Outcome(identifier, failure=f"another's answer: {answer.body!r}")
-        return Outcome(identifier, answer.status, answer.headers.get("x-request-id", ""))
+            return Outcome(identifier, failure=f"another's answer: {answer.body!r}"), False
+        name = answer.headers.get("x-request-id", "")
+        return Outcome(identifier, answer.status, name), alive

@@ -129,7 +129,9 @@ async def test_good_answers(world, name, step):
 
 
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("behind", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxyz", b"HT"])
+@pytest.mark.parametrize(
+    "behind", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxyz", b"HT"]
+)
 @pytest.mark.parametrize("together", [True, False])
 async def test_what_comes_behind_an_answer_is_for_nobody(world, name, behind, together):
     sent, status, _, body, _ = GOOD[name]

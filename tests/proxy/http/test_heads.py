@@ -141,7 +141,8 @@ def test_content_length_that_is_one(value):
 
 
 @pytest.mark.parametrize(
-    "value", [b"gzip", b"gzip, chunked", b"chunked, chunked", b"identity", b"", b"xchunked", b"\x0b"]
+    "value",
+    [b"gzip", b"gzip, chunked", b"chunked, chunked", b"identity", b"", b"xchunked", b"\x0b"],
 )
 def test_transfer_encoding(value):
     assert refusal(transfer_encoding=value) is FRAMING

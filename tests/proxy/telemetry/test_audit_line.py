@@ -161,6 +161,20 @@ def test_no_line_is_longer_than_a_reader_takes(changes):
     assert read(line)["id"] == "an-id"
 
 
+def test_where_the_values_are_too_many_their_digest_stays():
+    notes = {"sha256": "ab" * 32, "values": np.zeros((1000, 1000), np.float32)}
+    line = read(Lines().exchange(exchange(notes=notes)))
+    assert line["notes"] == {"sha256": "ab" * 32}
+    assert "bytes long" in line["cut"]
+
+
+def test_an_array_is_recorded_as_it_is_seen():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for values in (array, np.asfortranarray(array), array[:, ::2], array.astype(">f4")):
+        line = read(Lines().exchange(exchange(notes={"values": values})))
+        assert line["notes"]["values"] == values.tolist()
+
+
 @pytest.mark.parametrize("changes", [{"received": math.nan}, {"bundle": None}, {"decision": None}])
 def test_a_record_that_cannot_be_rendered_is_told_by_its_id(changes):
     line = read(Lines().exchange(exchange(**changes)))

@@ -1,0 +1,278 @@
+"""Relaying: every way in which an upstream frames an answer, to every kind of client."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from in_memory import DATE, World, answer, ok, post
+
+from proxy.http.limits import PoolLimits
+from proxy.http.messages import Reply
+from proxy.rules import Refusal
+
+OK = b"HTTP/1.1 200 OK\r\n"
+ID = b"x-request-id: 1\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
+CLOSE = b"connection: close\r\n"
+POST_1_0 = post(b"q").replace(b"1.1", b"1.0")
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+async def ask(world, request=None):
+    client = world.connect()
+    client.feed(post(b"q") if request is None else request)
+    await world.settle()
+    return client, world.dialer.last
+
+
+async def test_a_sized_answer_is_streamed_as_it_comes(world):
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
+    assert client.take() == OK + DATE + ID + b"content-length: 6\r\n\r\nab"
+    upstream.feed(b"cd")
+    assert client.take() == b"cd"
+    assert not world.application.handled[0].answered
+    upstream.feed(b"ef")
+    assert client.take() == b"ef"
+    assert world.application.handled[0].answered
+    client.feed(post(b"again"))
+    upstream.feed(answer(b"again"))
+    assert client.take().endswith(b"\r\n\r\nagain")
+
+
+async def test_a_chunked_answer_is_chunked_anew(world):
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    assert client.take() == OK + DATE + ID + CHUNKED + b"\r\n"
+    upstream.feed(b"2;ext=1\r\nab\r\n1\r\nc\r\n")
+    assert client.take() == b"3\r\nabc\r\n"
+    upstream.feed(b"10")
+    upstream.feed(b"\r\n0123456789abcdef\r\n")
+    assert client.take() == b"10\r\n0123456789abcdef\r\n"
+    upstream.feed(b"0\r\nTrailer: x\r\n\r\n")
+    assert client.take() == b"0\r\n\r\n"
+    assert not client.closed
+
+
+async def test_a_chunked_answer_that_is_there_is_sent_with_its_length(world):
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n")
+    assert client.take() == OK + DATE + ID + b"content-length: 2\r\n\r\nab"
+    assert client.writes == 1
+
+
+async def test_an_answer_until_close_is_chunked(world):
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"\r\nab")
+    assert client.take() == OK + DATE + ID + CHUNKED + b"\r\n2\r\nab\r\n"
+    upstream.feed(b"c")
+    upstream.feed_eof()
+    upstream.lose()
+    assert client.take() == b"1\r\nc\r\n0\r\n\r\n"
+    assert not client.closed
+
+
+async def test_http_1_0_gets_no_chunks(world):
+    client, upstream = await ask(
+        world, post(b"q", b"Connection: keep-alive").replace(b"1.1", b"1.0")
+    )
+    upstream.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+    assert client.take() == OK + DATE + ID + CLOSE + b"\r\nab"
+    upstream.feed(b"1\r\nc\r\n0\r\n\r\n")
+    assert client.take() == b"c"
+    assert client.closed
+
+
+async def test_http_1_0_is_kept_alive_if_the_length_is_known(world):
+    client, upstream = await ask(
+        world, post(b"q", b"Connection: keep-alive").replace(b"1.1", b"1.0")
+    )
+    upstream.feed(OK + b"Content-Length: 2\r\n\r\na")
+    upstream.feed(b"b")
+    kept = b"connection: keep-alive\r\n"
+    assert client.take() == OK + DATE + ID + kept + b"content-length: 2\r\n\r\nab"
+    assert not client.closed
+
+
+@pytest.mark.parametrize("parts", [(b"abcde",), (b"", b"abcde"), (b"ab", b"cde")])
+async def test_a_client_that_asked_for_the_head_gets_no_body(world, parts):
+    client, upstream = await ask(world, b"HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n")
+    upstream.feed(OK + b"Content-Length: 5\r\n\r\n" + parts[0])
+    for part in parts[1:]:
+        upstream.feed(part)
+    assert client.take() == OK + DATE + ID + b"content-length: 5\r\n\r\n"
+    assert not client.closed
+    assert upstream.closed is (len(parts) > 1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 204 No Content\r\n" + DATE + ID + b"\r\n"),
+        (
+            b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            b"HTTP/1.1 304 Not Modified\r\n" + DATE + ID + b"content-length: 5\r\n\r\n",
+        ),
+        (
+            b"HTTP/1.1 304 Not Modified\r\n\r\n",
+            b"HTTP/1.1 304 Not Modified\r\n" + DATE + ID + b"\r\n",
+        ),
+        (
+            b"HTTP/1.1 299 Odd\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 299 \r\n" + DATE + ID + b"content-length: 0\r\n\r\n",
+        ),
+    ],
+)
+async def test_answers_without_a_body(world, sent, read):
+    client, upstream = await ask(world)
+    upstream.feed(sent)
+    assert client.take() == read
+    assert not client.closed
+
+
+async def test_the_date_of_the_upstream_stays(world):
+    client, upstream = await ask(world)
+    upstream.feed(answer(b"", b"Date: yesterday"))
+    assert client.take() == OK + b"date: yesterday\r\n" + ID + b"content-length: 0\r\n\r\n"
+
+
+async def test_relay_tells_how_much_it_sent(world):
+    sent = []
+
+    async def relay(exchange):
+        from in_memory import permit
+
+        sent.append(await exchange.relay(await world.pool.send(permit())))
+
+    world.application.handler = relay
+    client, upstream = await ask(world, post() * 2)
+    upstream.feed(answer(b"abc"))
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
+    upstream.feed(b"cdef")
+    assert sent == [3, 6]
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    "head", [b"Content-Length: 6\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3\r\n"]
+)
+@pytest.mark.parametrize("clean", [True, False])
+async def test_an_upstream_that_dies_midway_ends_the_clients_connection(world, head, clean):
+    client, upstream = await ask(world, post(b"1") + post(b"2"))
+    upstream.feed(OK + head + b"ab")
+    if clean:
+        upstream.feed_eof()
+    upstream.lose(None if clean else ConnectionResetError())
+    assert client.aborted
+    assert not client.take().endswith(b"0\r\n\r\n")
+    assert [error.rule.id for error in world.application.raised] == ["BZ-132"]
+    assert world.application.refused == []
+    assert len(world.application.handled) == 1
+
+
+async def test_an_upstream_that_dies_before_its_head_is_a_502(world):
+    client, upstream = await ask(world)
+    upstream.feed(OK)
+    upstream.lose()
+    assert client.take().startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert world.application.rules == ["BZ-132"]
+    client.feed(post())
+    assert len(world.application.handled) == 2
+
+
+async def test_an_upstream_that_is_too_slow_midway_ends_the_clients_connection(world):
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
+    world.clock.advance(60.1)
+    world.pool.sweep()
+    assert client.aborted
+    assert upstream.aborted
+    assert [error.rule.id for error in world.application.raised] == ["BZ-131"]
+
+
+async def test_a_client_that_leaves_midway_closes_the_upstream(world):
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
+    client.lose(ConnectionResetError())
+    assert upstream.aborted
+    assert isinstance(world.application.raised[0], asyncio.CancelledError)
+    upstream.feed(b"cdef")
+    assert world.pool.state().addresses[0].in_flight == 0
+
+
+async def test_a_client_that_leaves_before_the_head_closes_the_upstream(world):
+    client, upstream = await ask(world)
+    client.lose(ConnectionResetError())
+    assert upstream.aborted
+
+
+async def test_an_answer_that_was_buffered_may_be_replaced(world):
+    async def check(exchange):
+        from in_memory import permit
+
+        response = await world.pool.send(permit(exchange.body))
+        body = await response.body(100)
+        exchange.reply(Reply(200, body.upper(), b"text/plain"))
+
+    world.application.handler = check
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
+    upstream.feed(b"cdef")
+    assert client.take() == ok(b"ABCDEF")
+
+
+async def test_a_refusal_instead_of_an_answer_too_large(world):
+    async def check(exchange):
+        from in_memory import permit
+
+        response = await world.pool.send(permit(exchange.body))
+        await response.body(5)
+
+    world.application.handler = check
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
+    assert client.take().startswith(b"HTTP/1.1 502 ")
+    assert upstream.aborted
+    assert isinstance(world.application.raised[0], Refusal)
+
+
+# Backpressure
+
+
+async def test_a_slow_client_slows_the_upstream_down():
+    world = World(pool_limits=PoolLimits(buffer_bytes=1000))
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 100000\r\n\r\n")
+    client.take()
+    client.protocol.pause_writing()
+    fed = 0
+    while not upstream.paused:
+        upstream.feed(b"x" * 500)
+        fed += 500
+        assert fed <= 5000
+    written = len(client.take())
+    assert fed - written <= 2000
+    client.protocol.resume_writing()
+    assert not upstream.paused
+    assert written + len(client.take()) == fed
+    while fed < 100_000:
+        upstream.feed(b"x" * 500)
+        fed += 500
+    assert written + len(client.take()) + 1500 >= 100_000 - 5000
+    assert world.application.handled[0].answered
+
+
+async def test_a_slow_client_of_a_whole_large_answer_is_waited_for(world):
+    client, upstream = await ask(world, post(b"1") + post(b"2"))
+    client.protocol.pause_writing()
+    upstream.feed(answer(b"x" * 100_000))
+    assert len(world.application.handled) == 1
+    client.protocol.resume_writing()
+    assert len(world.application.handled) == 2
