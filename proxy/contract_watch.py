@@ -48,11 +48,9 @@ class ContractWatch:
         self._learn = learn
         self._refresh = refresh_seconds
         self._sleep = sleep
-        self._request = UpstreamRequest(
-            b"GET",
-            endpoint.codec.route("GET", endpoint.match).target,
-            b"Accept: application/json\r\n",
-        )
+        route = endpoint.codec.route("GET", endpoint.match)
+        self._model = route.model
+        self._request = UpstreamRequest(b"GET", route.target, b"accept: application/json\r\n")
         self.problem = "the model server has not answered yet"
 
     async def run(self) -> None:

@@ -31,7 +31,7 @@ from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
 from proxy.state.memory import MemoryState
 from proxy.telemetry.audit import Audit, AuditLog, AuditOptions, NoAudit
-from proxy.telemetry.logs import configure
+from proxy.telemetry.logs import RateLimit, configure
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import RequestIds
 
@@ -39,6 +39,8 @@ _log = structlog.get_logger("bartizan")
 
 _FIXED: Final = ("listen", "admin", "workers", "state", "audit", "http", "log")
 """What a reload cannot change, and says so."""
+
+_SUMMARY_SECONDS: Final = 10.0
 
 
 def serve(path: Path) -> None:
@@ -50,16 +52,17 @@ def serve(path: Path) -> None:
         OSError: if an address or a file cannot be used.
     """
     settings = load(path)
-    configure(level=settings.log.level, form=settings.log.format)
+    limit = configure(level=settings.log.level, form=settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(path, settings).run(settings))
+        runner.run(_Server(path, settings, limit).run(settings))
 
 
 class _Server:
     """One process. It lives as long as :meth:`run`."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: Settings, limit: RateLimit) -> None:
         self._path = path
+        self._limit = limit
         self._fixed = {name: getattr(settings, name) for name in _FIXED}
         self._reloads: asyncio.Queue[None] = asyncio.Queue()
         self._ended = asyncio.Event()
@@ -133,11 +136,22 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reloads.put_nowait, None)
-        reloading = loop.create_task(self._reload_on_signal(listener, shared))
+        tasks = [
+            loop.create_task(self._reload_on_signal(listener, shared)),
+            loop.create_task(self._tell_suppressed()),
+        ]
         try:
             await self._ended.wait()
         finally:
-            reloading.cancel()
+            for task in tasks:
+                task.cancel()
+
+    async def _tell_suppressed(self) -> None:
+        """Says which log events came too often to be written."""
+        while True:
+            await asyncio.sleep(_SUMMARY_SECONDS)
+            for event, count in self._limit.summaries().items():
+                _log.warning("suppressed", suppressed_event=event, count=count)
 
     async def _reload_on_signal(self, listener: Listener, shared: Shared) -> None:
         while True:

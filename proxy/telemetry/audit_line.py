@@ -171,6 +171,8 @@ def _scrubbed(value: Any, depth: int) -> Any:
         return {
             _scrubbed(str(name), 0): _scrubbed(entry, depth + 1) for name, entry in value.items()
         }
+    if isinstance(value, np.ndarray):
+        return _scrubbed(value.tolist(), depth + 1)
     if isinstance(value, list | tuple):
         return [_scrubbed(entry, depth + 1) for entry in value]
     if value is None or isinstance(value, bool | int):
