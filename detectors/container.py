@@ -104,12 +104,12 @@ def _check_end(data: bytes) -> None:
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     infos = archive.infolist()
-    if sum(info.file_size for info in infos) > size:
-        raise ContainerError("the members add up to more than the file")
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise ContainerError(f"{info.filename!r} is compressed; members are stored")
         if info.flag_bits or info.filename in members:
             raise ContainerError(f"{info.filename!r} is encrypted, flagged or there twice")
+        if sum(map(len, members.values())) + info.file_size > size:  # members that overlap
+            raise ContainerError("the members add up to more than the file")
         members[info.filename] = archive.read(info)
     return members

@@ -263,7 +263,7 @@ def _nearest(y: Floats, numbers: Floats, at: int, rank: int, count: int, neighbo
     while down >= 0 or up < count:
         below = y[0] - numbers[at + down * rank] if down >= 0 else np.inf
         above = numbers[at + up * rank] - y[0] if up < count else np.inf
-        if below < above:
+        if down >= 0 and (up >= count or below < above):
             gap, row = below, at + down * rank
             down -= 1
         else:
@@ -380,6 +380,9 @@ def _row(
             norm += z[j] * z[j]
         for i in range(rank):
             y[i] = _dot(numbers, basis + i * features, z, features)
+    # From here on every coordinate is finite: searches end, and stay inside their arrays.
+    if not math.isfinite(fault) or not math.isfinite(norm):
+        return np.nan, np.nan
     top = -np.inf
     for k in range(count):
         step = _HEADER + k * _STEP

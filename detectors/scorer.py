@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,9 +148,12 @@ class Scorer:
 
     def row_p_values(self) -> dict[str, float]:
         """Each detector's estimated p-value for the row last given to :meth:`score_row`."""
-        evidence = self._scratch[self._count :]
-        values = np.maximum(np.exp(-evidence), _SMALLEST)
-        return dict(zip(self.names, values.tolist(), strict=True))
+        evidence = self._scratch.tolist()[self._count :]
+        # Plain floats: a ufunc costs more than all of these together.
+        return {
+            name: math.exp(-value) or _SMALLEST
+            for name, value in zip(self.names, evidence, strict=True)
+        }
 
     def score(self, rows: Rows) -> Verdicts:
         """Scores n rows; a row's verdict does not depend on the others.

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -74,6 +74,9 @@ class Firewall(Peer):
     name = "bartizan"
     title = "Bartizan, enforcing, four detectors"
 
+    def __init__(self, program: Sequence[str] = BARTIZAN) -> None:
+        self._program = program
+
     def version(self, lab: Lab) -> str:
         """Ours, and what scores."""
         del lab
@@ -119,7 +122,7 @@ class Firewall(Peer):
         port, admin = free_port(), free_port()
         path = lab.folder / "bartizan.yaml"
         path.write_text(json.dumps(self.configuration(lab, port, admin), indent=2))
-        process = _launch(lab, self.name, [*BARTIZAN, "run", str(path)], port)
+        process = _launch(lab, self.name, [*self._program, "run", str(path)], port)
         return process, ("127.0.0.1", port)
 
 

@@ -125,8 +125,12 @@ def digits_bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
     np.save(folder / "digits.npy", digits()[:1200].astype(np.float32))
     bundle = folder / "digits.bundle"
-    fit = ["fit", "--data", str(folder / "digits.npy"), "--out", str(bundle)]
-    subprocess.run([*BARTIZAN, *fit, "--false-positive-budget", "0.02"], check=True)
+    fit = ["fit", "--data", str(folder / "digits.npy"), "--out", str(bundle), "--json"]
+    subprocess.run(
+        [*BARTIZAN, *fit, "--false-positive-budget", "0.02"],
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
     return bundle
 
 

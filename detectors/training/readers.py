@@ -116,10 +116,10 @@ def _read(path: Path, *, text: bool = False) -> tuple[npt.NDArray[Any], tuple[st
 def _read_numpy(path: Path, text: bool) -> tuple[npt.NDArray[Any], None]:
     wanted = "y" if text else "X"
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-        with loaded:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded, None
             names = sorted(loaded.files)
             name = names[0] if len(names) == 1 else wanted
             array = loaded[name] if name in names else None

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+def share(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """An option that must lie strictly between 0 and 1 (a range lets NaN through)."""
+    if value is not None and not 0 < value < 1:
+        raise click.BadParameter("must lie strictly between 0 and 1")
+    return value
+
+
 @click.command()
 @click.option("--data", type=_FILE, required=True, help="Honest rows: .npy, .npz, .csv, .parquet.")
 @click.option("--labels", type=_FILE, help="One class label a row; recorded as class balance.")
@@ -24,14 +31,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--false-positive-budget",
     "budget",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=float,
+    callback=share,
     default=0.001,
     show_default=True,
     help="Share of honest rows that may be flagged.",
 )
 @click.option(
     "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=float,
+    callback=share,
     default=0.95,
     show_default=True,
     help="Confidence with which the budget holds.",

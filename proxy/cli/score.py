@@ -12,6 +12,7 @@ import click
 from detectors.calibration import BudgetError
 from detectors.scorer import ScoreFault, Verdicts
 from detectors.training.readers import DataError, read_table
+from proxy.cli.fit import share
 from proxy.cli.inspect import load
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -25,12 +26,14 @@ _SHOWN = 20
 @click.option(
     "--false-positive-budget",
     "budget",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=float,
+    callback=share,
     help="Another budget than the one that the bundle was fitted for.",
 )
 @click.option(
     "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=float,
+    callback=share,
     help="Another confidence.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -92,9 +95,10 @@ def _print(result: dict[str, Any], names: tuple[str, ...]) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    budget = f"budget {100 * result['false_positive_budget']:.6g} %"
     console.print(
         f"{result['flagged']} of {result['rows']} rows flagged "
-        f"(score above {result['threshold']:.6g}; budget {100 * result['false_positive_budget']:.6g} %)"
+        f"(score above {result['threshold']:.6g}; {budget})"
     )
     worst = sorted(enumerate(result["verdicts"]), key=lambda item: -item[1]["score"])[:_SHOWN]
     grid = Table(title=f"The {len(worst)} highest scores", title_justify="left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import time
@@ -82,7 +83,7 @@ class Listener:
         if self.address.tls is not None:
             tls = {"ssl": self.address.tls, "ssl_handshake_timeout": self.limits.head_seconds}
         if self.address.path:
-            _remove_stale(self.address.path)
+            _refuse_path_in_use(self.address.path)
             self._server = await loop.create_unix_server(
                 self.accept, self.address.path, sock=self._sock, backlog=1024, **tls
             )
@@ -198,12 +199,9 @@ def _plain(host: str) -> str:
     return str(address.ipv4_mapped or address)
 
 
-def _remove_stale(path: str) -> None:
-    """Removes a socket that nobody listens on any more."""
-    if not Path(path).is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            Path(path).unlink(missing_ok=True)
+def _refuse_path_in_use(path: str) -> None:
+    """uvloop replaces any socket, also one that somebody listens on."""
+    if Path(path).is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                raise OSError(errno.EADDRINUSE, "unix socket in use", path)

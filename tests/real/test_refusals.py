@@ -82,6 +82,13 @@ def test_an_unknown_model_and_a_wrong_tensor(client, guarded_triton):
     assert wrong["message"].startswith("wrong datatype")
 
 
+def test_a_number_that_no_detector_could_score(client, guarded_triton):
+    tensor = np.full((1, FEATURES), 1e39)
+    answer = client.infer(guarded_triton.port, "echo_fp64", tensor, "FP64")
+    assert answer["status"] == "400"
+    assert answer["message"].startswith("value out of range")
+
+
 # What the servers make of bytes that parsers read differently: to each its own, and the firewall
 # refuses them all. ``FLOATS`` is data for one row.
 

@@ -23,7 +23,7 @@ def guard(tmp_path_factory, digits_bundle):
             "upstream": f"http://127.0.0.1:{port}",
             "bundle": str(digits_bundle),
             # Large requests are to reach the scorer, not to stop at a limit.
-            "limits": {"rows_per_request": 10**6, "rows_per_second": 10**8},
+            "limits": {"rows_per_request": 10**6, "rows_per_second": 10**7},
         }
         # Little is kept: minutes of load must not fill the disk.
         audit = {"path": str(folder / "audit.jsonl"), "rotate_bytes": "8MiB", "keep": 2}

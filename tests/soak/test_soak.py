@@ -88,9 +88,12 @@ def test_memory_is_a_flat_line(guard, images, soak_seconds):
 
     grown = growth(samples)
     allowed = MEBIBYTES_PER_HOUR * MEBIBYTE * elapsed / 3 / 3600 + ALLOWANCE
-    thirds = [np.median(third) / MEBIBYTE for third in np.array_split(samples, 3)]
+    parts = [f"{np.median(part) / MEBIBYTE:.1f}" for part in np.array_split(samples, 12)]
     report = [f"{elapsed:.0f} s, {sum(load.counts.values())} requests"]
-    report += [f"resident MiB, median by thirds: {', '.join(f'{t:.1f}' for t in thirds)}"]
+    report += [f"resident MiB, medians over time: {' '.join(parts)}"]
+    report += [
+        f"grown by {grown / MEBIBYTE:.2f} MiB in the last third; {allowed / MEBIBYTE:.2f} allowed"
+    ]
     report += [f"{count:8d} {name} {status}" for (name, status), count in load.counts.items()]
     print(*report, sep="\n")  # noqa: T201 - what a soak is run for
     assert grown < allowed

@@ -1,4 +1,4 @@
-"""What an upstream sends, and what becomes of it: each answer whole, byte by byte, with more behind."""
+"""What an upstream sends, and what becomes of it: whole, byte by byte, with more behind."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from proxy.http.limits import PoolLimits
 from proxy.rules import Refusal
 
 OK = b"HTTP/1.1 200 OK\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 # name: (sent, status, headers, body, whether the connection is used again)
@@ -76,8 +77,8 @@ BAD = {
     "status 99": answer(b"", status=b"099 Low"),
     "status 600": answer(b"", status=b"600 High"),
     "status 1000": answer(b"", status=b"1000 Long"),
-    "unrequested 101": b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
-    "bare 101": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    "unrequested 101": SWITCH + b"Connection: upgrade\r\nUpgrade: x\r\n\r\n",
+    "bare 101": SWITCH + b"\r\n",
     "endless 1xx": b"HTTP/1.1 100 Continue\r\n\r\n" * 17,
     "two lengths": answer(b"", b"Content-Length: 0"),
     "signed length": OK + b"Content-Length: +3\r\n\r\nabc",

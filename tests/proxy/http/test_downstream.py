@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import ipaddress
 import socket
@@ -124,7 +125,9 @@ async def test_unix_sockets_on_both_sides(tmp_path):
     async with site(listen=listen, upstream_path=str(tmp_path / "model.sock")) as running:
         read = await running.talk(post(b"abc"))
         assert read.endswith(b"\r\n\r\nabc")
-        assert running.upstream.requests[0].startswith(b"POST /model HTTP/1.1\r\nhost: localhost\r\n")
+        assert running.upstream.requests[0].startswith(
+            b"POST /model HTTP/1.1\r\nhost: localhost\r\n"
+        )
         assert running.application.handled[0].peer.address == ""
 
 
@@ -166,9 +169,10 @@ async def test_tls_and_mutual_tls_on_both_sides(authority):
         again = await running.talk(post(b"def", b"Connection: close"), ssl=trusted)
         assert again.endswith(b"\r\n\r\ndef")
         assert len(running.upstream.connections) == 1  # kept alive under TLS too
-        with pytest.raises((OSError, EOFError)):
-            assert await running.talk(post(b"x", b"Connection: close"), ssl=stranger) != b""
-            raise EOFError
+        read = b""
+        with contextlib.suppress(OSError):
+            read = await running.talk(post(b"x", b"Connection: close"), ssl=stranger)
+        assert read == b""
         assert len(running.application.handled) == 2
 
 
@@ -230,7 +234,9 @@ async def test_a_client_that_resets_cancels_its_upstream_request():
 async def test_a_slow_reader_holds_the_upstream_back():
     size = 30_000_000
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
-    async with site(lambda connection, _: connection.transport.write(head + b"x" * size)) as running:
+    async with site(
+        lambda connection, _: connection.transport.write(head + b"x" * size)
+    ) as running:
         reader, writer = await running.connect()
         writer.transport.pause_reading()
         writer.write(post(b"abc"))

@@ -15,7 +15,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 ID = b"x-request-id: 1\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
 CLOSE = b"connection: close\r\n"
-POST_1_0 = post(b"q").replace(b"1.1", b"1.0")
+POST_1_0 = post(b"q", b"Connection: keep-alive").replace(b"1.1", b"1.0")
 
 
 @pytest.fixture
@@ -78,9 +78,7 @@ async def test_an_answer_until_close_is_chunked(world):
 
 
 async def test_http_1_0_gets_no_chunks(world):
-    client, upstream = await ask(
-        world, post(b"q", b"Connection: keep-alive").replace(b"1.1", b"1.0")
-    )
+    client, upstream = await ask(world, POST_1_0)
     upstream.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
     assert client.take() == OK + DATE + ID + CLOSE + b"\r\nab"
     upstream.feed(b"1\r\nc\r\n0\r\n\r\n")
@@ -89,9 +87,7 @@ async def test_http_1_0_gets_no_chunks(world):
 
 
 async def test_http_1_0_is_kept_alive_if_the_length_is_known(world):
-    client, upstream = await ask(
-        world, post(b"q", b"Connection: keep-alive").replace(b"1.1", b"1.0")
-    )
+    client, upstream = await ask(world, POST_1_0)
     upstream.feed(OK + b"Content-Length: 2\r\n\r\na")
     upstream.feed(b"b")
     kept = b"connection: keep-alive\r\n"
@@ -150,7 +146,7 @@ async def test_relay_tells_how_much_it_sent(world):
         sent.append(await exchange.relay(await world.pool.send(permit())))
 
     world.application.handler = relay
-    client, upstream = await ask(world, post() * 2)
+    _, upstream = await ask(world, post() * 2)
     upstream.feed(answer(b"abc"))
     upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
     upstream.feed(b"cdef")

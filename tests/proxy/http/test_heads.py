@@ -142,7 +142,7 @@ def test_content_length_that_is_one(value):
 
 @pytest.mark.parametrize(
     "value",
-    [b"gzip", b"gzip, chunked", b"chunked, chunked", b"identity", b"", b"xchunked", b"\x0b"],
+    [b"gzip", b"gzip, chunked", b"chunked, chunked", b"identity", b"", b"xchunked"],
 )
 def test_transfer_encoding(value):
     assert refusal(transfer_encoding=value) is FRAMING
@@ -223,7 +223,6 @@ def test_look_alikes(name):
 
 
 def test_other_underscores_are_harmless():
-    read(**{"x": b"1"})
     heads.request_head(
         b"GET", b"/", {b"host": b"a", b"my_header": b"x"}, version="1.1", keep_alive=True
     )

@@ -56,7 +56,7 @@ TRANSCRIPTS = {
     "space before colon": (b"GET /a HTTP/1.1\r\nHost : a\r\n\r\n", MALFORMED, False),
     "NUL": (b"GET /a HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", MALFORMED, False),
     "TE and CL": (
-        b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc",
+        CHUNKED.removesuffix(b"\r\n") + b"Content-Length: 3\r\n\r\nabc",
         FRAMING,
         False,
     ),

@@ -1,0 +1,120 @@
+"""Splits and fits: what is promised, refused and told."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detectors.calibration import rows_needed
+from detectors.outlier import REGISTRY
+from detectors.training.fit import fit
+from detectors.training.readers import DataError
+from detectors.training.splits import MIN_MERGE, MIN_TRAIN, TooFewRowsError, distinct, split
+
+
+def draw(count, features=4, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, features)).astype(np.float32)
+
+
+@given(
+    st.integers(0, 20_000),
+    st.sampled_from([0.001, 0.003, 0.01, 0.05, 0.3]),
+    st.sampled_from([0.01, 0.05, 0.5]),
+)
+def test_splits_are_disjoint_and_large_enough(count, alpha, delta):
+    need = rows_needed(alpha, delta)
+    try:
+        parts = split(count, alpha, delta, seed=1)
+    except TooFewRowsError as error:
+        assert count < need + MIN_TRAIN + MIN_MERGE == error.need
+        assert f"{count} distinct rows, {error.need} needed" in str(error)
+        return
+    together = np.concatenate(parts)
+    np.testing.assert_array_equal(np.sort(together), np.arange(count))
+    assert len(parts.train) >= MIN_TRAIN
+    assert len(parts.merge) >= MIN_MERGE
+    assert len(parts.threshold) >= need
+
+
+def test_the_caps_leave_rows_unused():
+    parts = split(400_000, 0.001, 0.05, seed=0)
+    assert [len(part) for part in parts] == [20_000, 10_000, 100_000, 270_000]
+
+
+def test_splits_depend_on_the_seed_only():
+    first, again, other = (split(1000, 0.05, 0.05, seed) for seed in (1, 1, 2))
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert not (first.train == other.train).all()
+
+
+def test_distinct_keeps_the_first_of_each():
+    rows = np.array([[1, 0], [2, 0], [1, -0.0], [1, 0], [3, 0]], dtype=np.float32)
+    assert distinct(rows).tolist() == [0, 1, 4]
+
+
+def test_too_few_rows_says_how_many():
+    with pytest.raises(TooFewRowsError, match=r"3144 distinct rows, 3145 needed \(2995 to keep"):
+        fit(draw(3144))
+    fitted = fit(draw(3145), kinds=("mahalanobis",))
+    assert fitted.scorer.calibration.scores.size == 2995
+
+
+def test_duplicates_do_not_count():
+    rows = draw(300)
+    fitted = fit(np.vstack([rows, rows, rows[:50]]), alpha=0.05)
+    counts = fitted.training.rows
+    assert (counts.read, counts.duplicates) == (650, 350)
+    parts = counts.duplicates + counts.train + counts.merge + counts.threshold + counts.unused
+    assert parts == counts.read
+    with pytest.raises(TooFewRowsError, match="1 distinct rows"):
+        fit(np.ones((5000, 3), dtype=np.float32))
+
+
+def test_constant_features_are_told():
+    rows = draw(400)
+    rows[:, 2] = 8.0
+    assert fit(rows, alpha=0.05).training.constant_features == [2]
+
+
+def test_a_row_too_wide():
+    with pytest.raises(DataError, match="at most 65536"):
+        fit(np.zeros((1, 70_000), dtype=np.float32), alpha=0.05)
+
+
+@pytest.mark.parametrize("kinds", [(), ("gmm", "gmm"), ("oracle",)])
+def test_kinds(kinds):
+    with pytest.raises(ValueError, match="detector"):
+        fit(draw(400), kinds=kinds, alpha=0.05)
+
+
+HARD = {
+    "one feature": lambda rng: rng.normal(size=(400, 1)),
+    "heavy tails": lambda rng: rng.standard_cauchy(size=(400, 5)) * 1e4,
+    "mixed scales": lambda rng: rng.normal(size=(400, 6)) * 10.0 ** np.arange(-18, 18, 6),
+    "huge": lambda rng: rng.normal(size=(400, 3)) * 1e30,
+    "denormal": lambda rng: rng.normal(size=(400, 3)) * 1e-42,
+    "a line": lambda rng: rng.normal(size=(400, 1)) @ np.ones((1, 5)),
+    "near constant": lambda rng: (
+        np.where(rng.uniform(size=(400, 3)) < 0.01, 1, 0) + rng.normal(size=(400, 3)) * [0, 1, 0]
+    ),
+    "integers": lambda rng: rng.integers(0, 9, size=(900, 4)),
+    "large offset": lambda rng: rng.normal(size=(400, 3)) + 1e6,
+    "wide": lambda rng: rng.normal(size=(300, 4096)),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_hard_data(name):
+    rng = np.random.default_rng(0)
+    rows, fresh = (HARD[name](rng).astype(np.float32) for _ in range(2))
+    scorer = fit(rows, kinds=tuple(REGISTRY), alpha=0.05, engine="numpy").scorer
+    assert scorer.score(fresh).flagged.mean() < 0.2
+    far = np.full((1, rows.shape[1]), 3e38, dtype=np.float32)
+    assert scorer.score(far).flagged.all()
+
+
+def test_deterministic():
+    rows = draw(400)
+    first, again = (fit(rows, alpha=0.05, seed=5, kinds=tuple(REGISTRY)).scorer for _ in range(2))
+    np.testing.assert_array_equal(first.calibration.scores, again.calibration.scores)
