@@ -191,9 +191,10 @@ class Pipeline:
         Args:
             inline: whether it runs on the loop, not in a thread.
         """
-        endpoint, record, policy = visit.endpoint, visit.record, visit.endpoint.policy
+        endpoint, record = visit.endpoint, visit.record
         if visit.route.call is not Call.INFER:
             return self._upstream_request(visit, head)
+        codec = endpoint.codec  # of one contract from here to the end
         request: InferRequest | None = None
         findings: list[Reason] = []
         try:
@@ -204,7 +205,7 @@ class Pipeline:
                 body = coding.decode(
                     content_coding, body, limit=endpoint.body_limit, ratio=endpoint.expanded_ratio
                 )
-            request = endpoint.codec.decode_request(head, body, visit.route)
+            request = codec.decode_request(head, body, visit.route)
             record.rows = request.n
             record.decoded = self._clock()
 
@@ -217,7 +218,7 @@ class Pipeline:
             if bundle is not None and not (findings and self._refuses(visit, findings)):
                 flagged = _score(bundle.scorer, request.rows, record, inline=inline)
                 record.scored = self._clock()
-                outlier = policy.outlier(flagged, request.n)
+                outlier = endpoint.policy.outlier(flagged, request.n)
                 if outlier is not None:
                     findings.append(outlier)
         except Refusal as refusal:
@@ -232,11 +233,11 @@ class Pipeline:
         if findings and self._refuses(visit, findings):
             return None
         if request is not None:
-            lines, body = endpoint.codec.encode_request(request)
+            lines, body = codec.encode_request(request)
         else:
             # Monitor mode, or a fault that the failure mode tolerates: what was not understood
             # goes on as it came, in a head of our own.
-            lines = _lines(head, endpoint.codec.framing)
+            lines = _lines(head, codec.framing)
         if self._digests:
             record.notes["sha256"] = sha256(body).hexdigest()
         return self._upstream_request(visit, head, lines, body)

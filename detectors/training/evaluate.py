@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import click
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import betabinom, binom  # type: ignore[import-untyped]  # ships no types
+from scipy.stats import betabinom, binom
 from sklearn.metrics import roc_auc_score
 
 from detectors.arrays import Floats, Singles

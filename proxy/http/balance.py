@@ -78,7 +78,7 @@ class Upstream:
         return len(self.connections) + self.connecting >= self._balance.limits.connections
 
     def checkout(self) -> ClientConnection | None:
-        """An idle connection on which nothing has arrived since its last answer."""
+        """An idle connection, on which nothing has arrived since its last answer."""
         idle = self.idle
         while idle:
             connection = idle.pop()

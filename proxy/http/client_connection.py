@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from proxy.http.heads import HOP_BY_HOP, LENGTH
+from proxy.http.heads import HOP_BY_HOP, is_length
 from proxy.http.limits import PoolLimits
 from proxy.http.response import Response
 from proxy.rules import UPSTREAM_INVALID, UPSTREAM_TIMEOUT, Refusal
@@ -221,7 +221,7 @@ class ClientConnection(asyncio.Protocol):
             answer.headers.append((name, value))
         elif name == b"content-length":
             value = value.strip()
-            if not LENGTH.fullmatch(value):
+            if not is_length(value):
                 raise _invalid("Content-Length is not a plain decimal number")
             answer.length = int(value)
         elif name == b"date":

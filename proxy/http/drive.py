@@ -95,7 +95,7 @@ class Drive:
             made it end.
     """
 
-    __slots__ = ("_cancelled", "_coroutine", "_ended", "_loop", "_running", "_waits")
+    __slots__ = ("_cancelled", "_coroutine", "_ended", "_waits")
 
     def __init__(
         self,
@@ -105,31 +105,26 @@ class Drive:
         self._coroutine = coroutine
         self._ended = ended
         self._waits: Waiter | asyncio.Future[Any] | asyncio.Handle | None = None
-        self._running = False
         self._cancelled = False
 
     def step(self, error: BaseException | None = None) -> None:
         """Runs the coroutine to its next wait, or to its end."""
-        self._waits = None
-        self._running = True
+        self._waits = None  # as long as it runs
         outer = _stepping.drive
         _stepping.drive = self
         try:
             waits = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         except StopIteration:
             _stepping.drive = outer
-            self._running = False
             self._ended(None)
             return
         except BaseException as failure:
             _stepping.drive = outer
-            self._running = False
             self._ended(failure)
             if isinstance(failure, (KeyboardInterrupt, SystemExit)):
                 raise
             return
         _stepping.drive = outer
-        self._running = False
         self._waits = waits
         if type(waits) is not Waiter:
             self._wait_for(waits)
@@ -142,7 +137,7 @@ class Drive:
         a Task would if it waits for anything else.
         """
         waits = self._waits
-        if self._running:
+        if waits is None:
             self._cancelled = True
         elif isinstance(waits, Waiter):
             waits.forget()
@@ -150,7 +145,7 @@ class Drive:
         elif asyncio.isfuture(waits):
             if not waits.cancel():
                 self._cancelled = True
-        elif waits is not None:
+        else:
             waits.cancel()
             self.step(asyncio.CancelledError())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -35,6 +35,20 @@ hold in heads, chunks and pipelined requests."""
 _AMBIGUOUS: Final = ("Content-Length", "Transfer-Encoding", "chunk", "CR", "LF", "space")
 
 
+class Owner(Protocol):
+    """Whose requests are read."""
+
+    def open_exchange(self, head: Head) -> tuple[Exchange, int]:
+        """A head is complete: the exchange, and the limit of its body.
+
+        Raises:
+            Refusal: not to read on.
+        """
+
+    def take(self, exchange: Exchange) -> None:
+        """A request is complete."""
+
+
 class RequestReader:
     """Reads the requests of one connection.
 
@@ -42,9 +56,6 @@ class RequestReader:
         limits: of the listener.
         guarded: further header names to protect as the identity headers are.
         clock: monotonic seconds.
-        open_exchange: called at the end of a head; yields the exchange and the limit of its body.
-            May raise a Refusal.
-        complete: called with a request that was read wholly.
 
     Attributes:
         stage: NOTHING, HEAD or BODY: what is being read.
@@ -62,14 +73,13 @@ class RequestReader:
         "_body_since",
         "_chunks",
         "_clock",
-        "_complete",
         "_fed",
         "_guarded",
         "_headers",
         "_length",
         "_limit",
         "_limits",
-        "_open_exchange",
+        "_owner",
         "_parser",
         "_repeats",
         "_size",
@@ -85,18 +95,15 @@ class RequestReader:
 
     def __init__(
         self,
+        owner: Owner,
         limits: ListenerLimits,
         guarded: frozenset[bytes],
         clock: Callable[[], float],
-        *,
-        open_exchange: Callable[[Head], tuple[Exchange, int]],
-        complete: Callable[[Exchange], None],
     ) -> None:
+        self._owner: Any = owner
         self._limits = limits
         self._guarded = guarded
         self._clock = clock
-        self._open_exchange = open_exchange
-        self._complete = complete
         self._parser: Any = HttpRequestParser(self)
         self.stage = NOTHING
         self.now = 0.0
@@ -166,8 +173,8 @@ class RequestReader:
             self._fed = self._size
 
     def close(self) -> None:
-        """Ends the cycle of references."""
-        self.incoming = self._parser = None
+        """Ends the cycles of references."""
+        self.incoming = self._owner = self._parser = None
 
     # What llhttp says:
 
@@ -192,6 +199,8 @@ class RequestReader:
                 raise Refusal(HEAD_TOO_LARGE, "too many headers")
             heads.add_repeated(headers, name, value.strip())
         else:
+            if b"_" in name:
+                heads.refuse_look_alike(name, self._guarded)
             headers[name] = value.strip()
 
     def on_headers_complete(self) -> None:
@@ -207,13 +216,13 @@ class RequestReader:
             parser.get_method(),
             self._target,
             headers,
-            version="1.1" if plain else parser.get_http_version(),
-            keep_alive=keep_alive,
-            guarded=self._guarded,
+            "1.1" if plain else parser.get_http_version(),
+            keep_alive,
+            self._guarded,
         )
         self.stage = BODY
         self._body_since = 0.0
-        self.incoming, limit = self._open_exchange(head)
+        self.incoming, limit = self._owner.open_exchange(head)
         self._limit = limit
         length = headers.get(b"content-length")
         self._length = -1 if length is None else int(length)
@@ -249,7 +258,7 @@ class RequestReader:
         self.expects_continue = False
         if not exchange.keep_alive:
             self.ended = True
-        self._complete(exchange)
+        self._owner.take(exchange)
 
     def _check_part(self, fed: int) -> None:
         """Bounds a request that is not complete yet."""

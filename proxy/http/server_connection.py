@@ -74,13 +74,7 @@ class ServerConnection(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._limits = listener.limits
-        self._reader = RequestReader(
-            listener.limits,
-            listener.guarded,
-            listener.clock,
-            open_exchange=self._open,
-            complete=self._complete,
-        )
+        self._reader = RequestReader(self, listener.limits, listener.guarded, listener.clock)
         self._transport: Any = None
         self.peer = Peer("")
         # Answers:
@@ -169,7 +163,7 @@ class ServerConnection(asyncio.Protocol):
 
     # Reading:
 
-    def _open(self, head: Head) -> tuple[Exchange, int]:
+    def open_exchange(self, head: Head) -> tuple[Exchange, int]:
         """A head is complete."""
         application = self._listener.application
         exchange = Exchange(self, application, head, self._reader.received)
@@ -178,7 +172,7 @@ class ServerConnection(asyncio.Protocol):
         exchange.context = intake.context
         return exchange, intake.body_limit
 
-    def _complete(self, exchange: Exchange) -> None:
+    def take(self, exchange: Exchange) -> None:
         """A request is complete."""
         self._turn += 1
         self._used = True
@@ -319,8 +313,12 @@ class ServerConnection(asyncio.Protocol):
             self._settle(exchange, error or RuntimeError("the exchange ended without an answer"))
         if not exchange.keep_alive:
             self._finish()
-        elif not self._advancing:
+        elif self._advancing:
+            return  # goes on by itself
+        elif self._queue:
             self._advance()
+        else:
+            self._rest()
 
     def _settle(self, exchange: Exchange, error: BaseException) -> None:
         """Answers an exchange that the application left open."""

@@ -31,8 +31,9 @@ def random_tensor(draw, datatype, rows):
         tensor.flat[:2] = bounds.min, bounds.max
         return tensor
     tensor = np.frombuffer(draw.bytes(rows * FEATURES * kind.itemsize), kind).reshape(shape).copy()
-    # Detectors score FP32: a number beyond its range is refused.
-    tensor[~(np.abs(tensor.astype(float)) <= FP32_MOST)] = 0
+    tensor[~np.isfinite(tensor)] = 0
+    if kind.itemsize == 8:  # detectors score FP32: a number beyond its range is refused
+        tensor[np.abs(tensor) > FP32_MOST] = 0
     edges = [float.fromhex(edge) for edge in EDGES[datatype]]
     tensor.flat[: len(edges)] = edges
     return tensor
