@@ -48,7 +48,7 @@ soak: .venv/.project
 	$(PYTEST) tests/soak --soak --soak-seconds=$(SECONDS) -s $(ARGS)
 
 mutate: .venv/.project
-	$(PYTEST) -k mutation --mutations=$(N) $(ARGS)
+	$(PYTEST) tests/proxy/http/test_mutations.py --mutations=$(N) $(ARGS)
 
 # Stamps: an environment is made anew only when its lock file is newer than it is.
 .venv/.locked: requirements/dev.lock

@@ -172,8 +172,10 @@ def build(
         SettingsError: if the file of API keys cannot be used.
     """
     identify = Identifier(settings.client, random=lambda n: shared.pseudonym_key[:n])
+    learnt = _learnt(previous)
     contracts = {
         endpoint.name: _contract(endpoint, bundles.get(endpoint.name))
+        or _fitting(learnt.get(_lesson(endpoint)), bundles.get(endpoint.name))
         for endpoint in settings.endpoints
     }
     old = _pools(previous)
@@ -321,6 +323,29 @@ def _reach(endpoint: EndpointSettings) -> str:
     return endpoint.model_dump_json(
         include={"name", "upstream", "upstream_tls", "timeouts", "connections"}
     )
+
+
+def _lesson(endpoint: EndpointSettings) -> str:
+    """What a learnt contract depends on."""
+    return endpoint.model_dump_json(include={"name", "match", "upstream", "contract"})
+
+
+def _fitting(contract: Contract | None, bundle: Bundle | None) -> Contract | None:
+    """A learnt contract, unless the bundle scores rows of another width: it is learnt anew then."""
+    if contract is None or bundle is None:
+        return contract
+    try:
+        return contract.with_width(bundle.scorer.features)
+    except ContractError:
+        return None
+
+
+def _learnt(generation: Generation | None) -> dict[str, Contract | None]:
+    """The contracts learnt so far: a reload does not forget them."""
+    if generation is None:
+        return {}
+    pairs = zip(generation.settings.endpoints, generation.pipeline.endpoints, strict=True)
+    return {_lesson(given): endpoint.codec.contract for given, endpoint in pairs}
 
 
 def _pools(generation: Generation | None) -> dict[str, Pool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -34,6 +35,7 @@ class ContractWatch:
 
     Attributes:
         problem: why the endpoint is not ready, or "".
+        asked: set once the server was asked, whatever it answered.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ContractWatch:
         route = endpoint.codec.route("GET", endpoint.match)
         self._model = route.model
         self._request = UpstreamRequest(b"GET", route.target, b"accept: application/json\r\n")
+        self.asked = asyncio.Event()
         self.problem = "the model server has not answered yet"
 
     async def run(self) -> None:
@@ -58,6 +61,7 @@ class ContractWatch:
         wait = _FIRST_WAIT
         while True:
             await self.check()
+            self.asked.set()
             if self.problem:
                 await self._sleep(wait)
                 wait = min(2 * wait, self._refresh)

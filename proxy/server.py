@@ -26,6 +26,7 @@ from proxy.build import (
     load_bundles,
 )
 from proxy.http.downstream import Listener
+from proxy.memory import return_memory
 from proxy.settings.load import load
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
@@ -41,6 +42,7 @@ _FIXED: Final = ("listen", "admin", "workers", "state", "audit", "http", "log")
 """What a reload cannot change, and says so."""
 
 _SUMMARY_SECONDS: Final = 10.0
+_SILENCE_SECONDS: Final = 2.0
 
 
 def serve(path: Path) -> None:
@@ -52,6 +54,7 @@ def serve(path: Path) -> None:
         OSError: if an address or a file cannot be used.
     """
     settings = load(path)
+    return_memory()
     limit = configure(level=settings.log.level, form=settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Server(path, settings, limit).run(settings))
@@ -106,6 +109,7 @@ class _Server:
         admin = AdminListener(settings.admin, self)
         await admin.start()
         try:
+            await self._asked()
             await listener.start()
             _log.info(
                 "listening",
@@ -182,6 +186,7 @@ class _Server:
         shared.state.resize(settings.client.max_known)
         old = self._generation
         self._take(build(settings, shared, bundles, old), shared)
+        await self._asked()
         listener.application = self._generation.pipeline
         if settings.tls is not None and self._address.tls is not None and renewed.tls is not None:
             # The listening socket keeps its context, which takes renewed certificates in place.
@@ -208,6 +213,13 @@ class _Server:
             bundles={name: bundle.digest for name, bundle in generation.bundles.items()},
         )
         _log.info("configured", configuration=generation.digest[:16])
+
+    async def _asked(self) -> None:
+        """Waits until every model server was asked for its contract, but not for a silent one."""
+        asked = [asyncio.ensure_future(watch.asked.wait()) for watch in self._generation.watches]
+        _, silent = await asyncio.wait(asked, timeout=_SILENCE_SECONDS)
+        for waiting in silent:
+            waiting.cancel()
 
     def _observe(self, listener: Listener, shared: Shared) -> None:
         """Shows the metrics where their figures are."""

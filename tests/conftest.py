@@ -135,12 +135,6 @@ def digits_bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def mutations(request):
-    """How many seeded mutations to try (``--mutations``)."""
-    return request.config.getoption("--mutations")
-
-
-@pytest.fixture(scope="session")
 def soak_seconds(request):
     """How long a soak lasts, in seconds (``--soak-seconds``)."""
     return request.config.getoption("--soak-seconds")

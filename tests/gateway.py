@@ -21,7 +21,7 @@ class Gateway:
     Args:
         folder: where its configuration, log and audit log lie.
         endpoints: the configuration's ``endpoints``.
-        sections: the configuration's other sections.
+        sections: the configuration's other sections; the audit log's path is chosen here.
 
     Attributes:
         settings: the configuration, to be changed before :meth:`start` or :meth:`reload`.
@@ -35,9 +35,9 @@ class Gateway:
         self.settings = {
             "listen": f"127.0.0.1:{self.port}",
             "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
-            "audit": {"path": str(self.audit)},
             "endpoints": list(endpoints),
             **sections,
+            "audit": {"path": str(self.audit), **sections.get("audit", {})},
         }
         self.process = None
         self._starts = 0

@@ -55,7 +55,8 @@ def page() -> str:
         lines += ["", f"## {title}", "", meaning, ""]
         lines += ["| rule | status | the client reads | meaning | ATLAS |", "|---|---|---|---|---|"]
         lines += [
-            f"| {rule.id} | {rule.status} | {rule.message}{' *(explains)*' if rule.explains else ''}"
+            f"| {rule.id} | {rule.status}"
+            f" | {rule.message}{' *(explains)*' if rule.explains else ''}"
             f" | {rule.meaning} | {', '.join(rule.atlas)} |"
             for rule in RULES.values()
             if rule.id[3] == digit

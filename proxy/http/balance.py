@@ -23,6 +23,7 @@ class Upstream:
     """One address, its connections and its record.
 
     Attributes:
+        freed: to be called when one of its connections has nothing more to do.
         host_line: the end of a request line to it, and its Host header.
         idle: connections that wait for a request, the last used one last.
         connections: all that are open, idle or not.
@@ -34,7 +35,6 @@ class Upstream:
 
     __slots__ = (
         "_balance",
-        "_freed",
         "_nth",
         "address",
         "connecting",
@@ -44,6 +44,7 @@ class Upstream:
         "ejections",
         "errors",
         "failures",
+        "freed",
         "host_line",
         "idle",
         "stale_replaced",
@@ -54,7 +55,7 @@ class Upstream:
         self.address = address
         self.host_line = b" HTTP/1.1\r\nhost: %b\r\n" % address.authority
         self._balance = balance
-        self._freed = freed
+        self.freed = freed
         self._nth = 0
         self.idle: list[ClientConnection] = []
         self.connections: set[ClientConnection] = set()
@@ -117,11 +118,7 @@ class Upstream:
         self.connections.discard(connection)
         if connection in self.idle:
             self.idle.remove(connection)
-        self._freed(self, None)
-
-    def release(self, connection: ClientConnection) -> None:
-        """A connection has nothing more to do."""
-        self._freed(self, connection)
+        self.freed(self, None)
 
 
 class Balance:
@@ -141,6 +138,11 @@ class Balance:
         self._only = self.upstreams[0] if len(self.upstreams) == 1 else None
         self._clock = clock
         self._turn = 0
+
+    def checkout(self) -> ClientConnection | None:
+        """An idle connection to the upstream that is to be asked next, if it has one."""
+        upstream = self._only or self.choose()
+        return upstream.checkout() if upstream is not None else None
 
     def choose(self, tried: Collection[Upstream] = ()) -> Upstream | None:
         """The next to ask, ties in turn; None if all that are not ejected were tried."""

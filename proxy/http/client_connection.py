@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from proxy.decision import UpstreamRequest
+from proxy.http import render
 from proxy.http.heads import HOP_BY_HOP, is_length
 from proxy.http.limits import PoolLimits
 from proxy.http.response import Response
@@ -98,19 +100,16 @@ class ClientConnection(asyncio.Protocol):
         poll = self._poll
         return poll is None or not poll(0)
 
-    def ask(self, request: bytes, *, bodiless: bool) -> Response:
-        """Sends one request.
-
-        Args:
-            bodiless: whether the answer to it has no body (HEAD).
-        """
+    def ask(self, request: UpstreamRequest) -> Response:
+        """Sends one request."""
         self._answer = answer = Response(self)
-        answer.bodiless = bodiless
+        if request.method == b"HEAD":
+            answer.bodiless = True
         self.started = self._clock()
         self._fed = self._interims = 0
         self._headed = self._done = self._chunked = False
         self._options = None
-        self._transport.write(request)
+        self._transport.write(render.upstream_request(request, self.upstream.host_line))
         return answer
 
     def check(self, now: float) -> None:
@@ -183,11 +182,12 @@ class ClientConnection(asyncio.Protocol):
             self._reusable = False  # bytes after a complete answer belong to nobody
         if self._done:
             self._complete(answer)
-        elif not self._headed:
+            return
+        if not self._headed:
             if self._fed > self._limits.head_bytes:
                 self._fail(_invalid("the head of the answer is too large"))
             return
-        elif answer.buffered > self._limits.buffer_bytes and not self._read_paused:
+        if answer.buffered > self._limits.buffer_bytes and not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
         answer.notify()
@@ -293,15 +293,15 @@ class ClientConnection(asyncio.Protocol):
     def _complete(self, answer: Response) -> None:
         self._answer = None
         self._served += 1
-        answer.end()
         if answer.bodiless:
             self._parser = HttpResponseParser(self)  # the old one may wait for a body (HEAD)
         if self._read_paused:
             self.flow()
         if self._reusable and not self._write_paused:
-            self.upstream.release(self)
+            self.upstream.freed(self.upstream, self)
         else:
             self.abort()
+        answer.end()
 
     def _lost(self, *, clean: bool) -> None:
         if not self._closed:
@@ -313,7 +313,6 @@ class ClientConnection(asyncio.Protocol):
         self._answer = None
         if clean and self._headed and answer.length is None and not self._chunked:
             answer.end()  # the end of the connection is the end of the body (RFC 9112, 6.3)
-            answer.notify()
         elif self._served and not self._fed:
             answer.fail(Stale())
         else:

@@ -68,7 +68,6 @@ class Exchange:
             RuntimeError: if an answer was begun before.
         """
         self._begin(reply.status)
-        self.answered = True
         if reply.close:
             self.keep_alive = False
         connection = self._connection
@@ -80,6 +79,7 @@ class Exchange:
                 with_body=self.head.method != "HEAD",
             )
         )
+        self.answered = True
 
     async def relay(self, response: Response, extra: bytes = b"") -> int:
         """Passes the upstream's answer on, re-framed, at the pace of the slower side.
@@ -100,8 +100,8 @@ class Exchange:
         self._begin(response.status)
         if response.complete:
             body = response.take()
-            self.answered = True
             self._connection.write(self._head(response, extra, len(body), body))
+            self.answered = True
             return 0 if self.head.method == "HEAD" else len(body)
         return await self._stream(response, extra)
 
@@ -109,8 +109,8 @@ class Exchange:
         connection = self._connection
         if self.head.method == "HEAD":
             response.discard()
-            self.answered = True
             connection.write(self._head(response, extra, response.length, b""))
+            self.answered = True
             return 0
         chunked = response.length is None and not self.head.http10
         if response.length is None and not chunked:

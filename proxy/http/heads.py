@@ -73,6 +73,7 @@ def request_head(
     headers: dict[bytes, bytes],
     version: str,
     keep_alive: bool,
+    *,
     guarded: frozenset[bytes] = frozenset(),
 ) -> Head:
     """Checks a head that llhttp has parsed.

@@ -61,9 +61,6 @@ class RequestReader:
         stage: NOTHING, HEAD or BODY: what is being read.
         now: the clock, to be set before bytes are fed.
         received: clock at the first byte of the request that is being read.
-        ended: whether a request was the last one of its connection: what follows is never parsed
-            into another.
-        surplus: whether something did follow.
         incoming: the request whose body is being read, or None.
         expects_continue: whether its client waits for leave to send the body.
     """
@@ -84,13 +81,11 @@ class RequestReader:
         "_repeats",
         "_size",
         "_target",
-        "ended",
         "expects_continue",
         "incoming",
         "now",
         "received",
         "stage",
-        "surplus",
     )
 
     def __init__(
@@ -108,8 +103,6 @@ class RequestReader:
         self.stage = NOTHING
         self.now = 0.0
         self.received = 0.0
-        self.ended = False
-        self.surplus = False
         self.incoming: Exchange | None = None
         self.expects_continue = False
         self._fed = 0  # bytes of the incomplete head or body so far
@@ -127,15 +120,13 @@ class RequestReader:
         """Reads at most ``SLICE`` bytes, or ``remaining`` ones.
 
         Raises:
-            Refusal: what is being read is not acceptable. Nothing more may be fed.
+            Refusal: what is being read is not acceptable, or follows a request that was to be
+                the last one. Nothing more may be fed.
         """
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            if not self.ended:
-                raise _reason(error) from None
-            self.surplus = True
-            return
+            raise _reason(error) from None
         if self.stage:
             self._check_part(len(data))
 
@@ -173,7 +164,9 @@ class RequestReader:
             self._fed = self._size
 
     def close(self) -> None:
-        """Ends the cycles of references."""
+        """Nothing more is read. Ends the cycles of references."""
+        self.stage = NOTHING
+        self.expects_continue = False
         self.incoming = self._owner = self._parser = None
 
     # What llhttp says:
@@ -218,7 +211,7 @@ class RequestReader:
             headers,
             "1.1" if plain else parser.get_http_version(),
             keep_alive,
-            self._guarded,
+            guarded=self._guarded,
         )
         self.stage = BODY
         self._body_since = 0.0
@@ -256,8 +249,6 @@ class RequestReader:
         self.incoming = None
         self.stage = NOTHING
         self.expects_continue = False
-        if not exchange.keep_alive:
-            self.ended = True
         self._owner.take(exchange)
 
     def _check_part(self, fed: int) -> None:

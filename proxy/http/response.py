@@ -107,12 +107,16 @@ class Response:
         """
         if self._error is not None:
             raise self._error
-        self._waiter = waiter = Waiter()
         try:
-            await waiter
+            await self.arrival()
         except BaseException:
             self.discard()
             raise
+
+    def arrival(self) -> Waiter:
+        """To be awaited until more of the answer is there; ``progress`` without its care."""
+        self._waiter = waiter = Waiter()
+        return waiter
 
     def discard(self) -> None:
         """Gives the answer up: what is still to come of it closes its connection."""
@@ -140,6 +144,7 @@ class Response:
         """The answer is complete, and its connection no longer concerns it."""
         self.complete = True
         self._connection = None
+        self.notify()
 
     def notify(self) -> None:
         """Wakes who waits for more."""

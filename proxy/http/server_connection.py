@@ -232,13 +232,15 @@ class ServerConnection(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answers the request that is being read by a refusal, in its turn. No other follows."""
+        self._discarded += 1
+        if self._deaf:
+            return  # behind a request that was the last: never a request of its own
         reader = self._reader
         exchange = reader.incoming
         head = exchange.head if exchange is not None else None
         application = self._listener.application if exchange is None else exchange.application
         reader.close()
         self._deaf = True
-        self._discarded += 1
         self._queue.append(_Refused(application, refusal, head, reader.received))
         if self._current is None and not self._advancing:
             self._advance()
@@ -362,7 +364,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._lingering = True
         self._since = self._listener.clock()
-        if self._eof or not (self._discarded or self._reader.surplus):
+        if self._eof or not self._discarded:
             transport.close()
             return
         # RFC 9112, 9.6: closing with unread bytes would reset the connection under the answer.

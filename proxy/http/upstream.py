@@ -126,27 +126,23 @@ class Pool:
             raise TypeError("only a permit can be sent")
         request = permit.request
         render.check_request(request)
-        upstream = self._balance.choose()
-        connection = upstream.checkout() if upstream is not None else None
-        if connection is None:
-            connection = await self._acquire()
-        bodiless = request.method == b"HEAD"
-        upstream = connection.upstream
+        connection = self._balance.checkout() or await self._acquire()
+        response = connection.ask(request)
         try:
-            response = connection.ask(
-                render.upstream_request(request, upstream.host_line), bodiless=bodiless
-            )
+            await response.arrival()
+        except Stale:
+            connection.upstream.stale_replaced += 1
+        except BaseException:
+            response.discard()
+            raise
+        else:
+            return response
+        connection = await self._acquire(fresh=True)
+        response = connection.ask(request)
+        try:
             await response.progress()
         except Stale:
-            upstream.stale_replaced += 1
-            connection = await self._acquire(fresh=True)
-            response = connection.ask(
-                render.upstream_request(request, connection.upstream.host_line), bodiless=bodiless
-            )
-            try:
-                await response.progress()
-            except Stale:
-                raise Refusal(UPSTREAM_INVALID, "closed unanswered") from None
+            raise Refusal(UPSTREAM_INVALID, "closed unanswered") from None
         return response
 
     async def close(self, seconds: float = 0.0) -> None:
@@ -276,7 +272,7 @@ class Pool:
     def _adopt(self, task: asyncio.Task[ClientConnection]) -> None:
         if not task.cancelled() and task.exception() is None:
             connection = task.result()
-            connection.upstream.release(connection)
+            self._freed(connection.upstream, connection)
 
     async def _wait(self) -> ClientConnection | None:
         """Waits for a connection, or for leave to open one (None)."""
@@ -290,7 +286,7 @@ class Pool:
         except BaseException:
             place.waiter.forget()
             if place.connection is not None:
-                place.connection.upstream.release(place.connection)
+                self._freed(place.connection.upstream, place.connection)
             raise
         return place.connection
 

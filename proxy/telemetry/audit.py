@@ -235,11 +235,12 @@ class AuditLog:
         # Only now: the writer looks at who waits after it has said what is on disk.
         if self._writer.done >= ticket or self._writer.fault:
             self._settle()
+        # Not asyncio.timeout: that needs a Task, and an exchange runs in none.
+        timer = self._loop.call_later(self._options.patience, _give_up, future)
         try:
-            async with asyncio.timeout(self._options.patience):
-                return await future
-        except TimeoutError:
-            return False
+            return await future
+        finally:
+            timer.cancel()
 
     def event(self, kind: str, /, **fields: Any) -> None:
         """As ``Audit``. Not after ``close``."""
@@ -372,3 +373,8 @@ class AuditLog:
             self._waiting.popleft()
             if not future.done():
                 future.set_result(self._writer.done >= ticket)
+
+
+def _give_up(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
@@ -105,7 +106,7 @@ def configure(
     Returns:
         the limit, whose ``summaries`` the server asks for now and then.
     """
-    out = stream or sys.stderr
+    out = _Unfailing(stream or sys.stderr)
     limit = limit or RateLimit()
     console = form == "console" or (form == "auto" and out.isatty())
 
@@ -124,7 +125,7 @@ def configure(
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(out),  # type: ignore[arg-type]  # writes and flushes only
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(out)
@@ -144,6 +145,27 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
     return limit
+
+
+class _Unfailing:
+    """A stream whose faults are nobody else's: a line that cannot be written is lost, and whoever
+    told of it goes on. (On a full disk, the audit log's writer is one of them.)
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: closed
+            return self._out.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._out.flush()
+
+    def isatty(self) -> bool:
+        return self._out.isatty()
 
 
 class _StandardLimit(logging.Filter):
@@ -198,7 +220,7 @@ def _lines(value: str) -> str:
     return "\n".join(f"  {_text(line)}" for line in value.splitlines())
 
 
-def _console(out: TextIO) -> Processor:
+def _console(out: _Unfailing) -> Processor:
     return structlog.dev.ConsoleRenderer(
         colors=out.isatty(),
         timestamp_key="time",

@@ -60,7 +60,7 @@ def test_every_answer_is_recorded_under_its_id(recorder, gateway):
 
 
 def test_the_recorded_digest_is_that_of_the_bytes_the_model_got(recorder, gateway):
-    guard = gateway([recorder.endpoint()])
+    guard = gateway([recorder.endpoint()], audit={"payload_digest": True})
     for number in range(50):
         sent = request_of(f"n{number}", rows=1 + number % 5, value=number / 7, binary=number % 2)
         assert ask(guard.address, sent).status == 200
@@ -92,10 +92,7 @@ def test_damage_is_found(ended, damage):
 
 @pytest.mark.parametrize("turn", range(5))
 def test_killed_under_load_no_answer_is_without_a_record(recorder, gateway, turn):
-    guard = gateway([recorder.endpoint()])
-    guard.stop()
-    guard.settings["audit"]["durability"] = "released"
-    guard.start()
+    guard = gateway([recorder.endpoint()], audit={"durability": "released"})
     with Traffic(guard, 100_000) as traffic:
         traffic.wait_for(200 + 150 * turn)
         guard.kill()

@@ -13,6 +13,7 @@ from proxy import rules
 from proxy.build import BuildError, Shared, build, listener_limits, load_bundles
 from proxy.decision import Action, FailureMode, Mode
 from proxy.policy import RuleSetting
+from proxy.protocols.contract import Contract
 from proxy.settings.load import load
 from proxy.state.base import Quota
 from proxy.state.memory import MemoryState
@@ -184,6 +185,29 @@ def test_a_reload_keeps_what_did_not_change(settings, shared):
     assert other.pool is not b.pool
     assert again.metrics is a.metrics
     assert first.digest != second.digest
+
+
+def test_a_reload_keeps_a_learnt_contract_that_still_fits(settings, shared):
+    text = """
+        endpoints:
+          - {{name: m, match: /v2/models/m, upstream: "http://127.0.0.1:1", {more}}}
+    """
+    metadata = {"name": "x", "datatype": "FP32", "shape": [-1, -1]}
+    first = build(settings(text.format(more="")), shared, {})
+    [endpoint] = first.pipeline.endpoints
+    assert endpoint.codec.contract is None
+    learnt = Contract.from_config([metadata])
+    endpoint.codec = endpoint.codec.with_contract(learnt)
+    [same] = build(
+        settings(text.format(more="mode: monitor")), shared, {}, first
+    ).pipeline.endpoints
+    assert same.codec.contract == learnt
+    given = settings(text.format(more="bundle: BUNDLE"))
+    [scored] = build(given, shared, load_bundles(given), first).pipeline.endpoints
+    assert scored.codec.contract == learnt.with_width(FEATURES)
+    endpoint.codec = endpoint.codec.with_contract(learnt.with_width(FEATURES + 1))
+    [unfit] = build(given, shared, load_bundles(given), first).pipeline.endpoints
+    assert unfit.codec.contract is None, "it is learnt anew"
 
 
 def test_what_a_client_has_used_survives_a_reload(settings, shared):

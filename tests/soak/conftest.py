@@ -26,7 +26,7 @@ def guard(tmp_path_factory, digits_bundle):
             "limits": {"rows_per_request": 10**6, "rows_per_second": 10**7},
         }
         # Little is kept: minutes of load must not fill the disk.
-        audit = {"path": str(folder / "audit.jsonl"), "rotate_bytes": "8MiB", "keep": 2}
+        audit = {"rotate_bytes": "8MiB", "keep": 2}
         http = {"body_seconds": 5.0, "head_seconds": 5.0}
         gateway = Gateway(folder, [endpoint], audit=audit, http=http)
         try:

@@ -11,6 +11,7 @@ import asyncio
 import select
 from collections import Counter
 from random import Random
+from typing import ClassVar
 
 from in_memory import post
 from on_loopback import PATIENCE, site
@@ -34,7 +35,7 @@ def later(ticks, action):
 class Upstream:
     """Mostly echoes the body that it is sent."""
 
-    KINDS = {
+    KINDS: ClassVar = {
         "whole": 60,
         "chunked": 6,
         "in parts": 6,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from in_memory import DATE, World, answer, ok, post
+from in_memory import DATE, World, answer, ok, permit, post
 
 from proxy.http.limits import PoolLimits
 from proxy.http.messages import Reply
@@ -141,8 +141,6 @@ async def test_relay_tells_how_much_it_sent(world):
     sent = []
 
     async def relay(exchange):
-        from in_memory import permit
-
         sent.append(await exchange.relay(await world.pool.send(permit())))
 
     world.application.handler = relay
@@ -171,6 +169,37 @@ async def test_an_upstream_that_dies_midway_ends_the_clients_connection(world, h
     assert [error.rule.id for error in world.application.raised] == ["BZ-132"]
     assert world.application.refused == []
     assert len(world.application.handled) == 1
+
+
+async def test_the_connection_ends_at_once_even_if_the_application_goes_on(world):
+    seen = []
+
+    async def relay(exchange):
+        response = await world.pool.send(permit())
+        with pytest.raises(Refusal):
+            await exchange.relay(response)
+        seen.append(client.aborted)
+
+    world.application.handler = relay
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
+    upstream.lose()
+    assert seen == [True]
+
+
+async def test_a_defect_after_the_answer_was_begun_ends_the_connection(world):
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    async def relay(exchange):
+        await exchange.relay(await world.pool.send(permit()), "text, not bytes")
+
+    world.application.handler = relay
+    client, upstream = await ask(world)
+    upstream.feed(answer(b"abc"))
+    assert client.take() == b""
+    assert client.aborted
+    assert len(reported) == 1
 
 
 async def test_an_upstream_that_dies_before_its_head_is_a_502(world):
@@ -211,8 +240,6 @@ async def test_a_client_that_leaves_before_the_head_closes_the_upstream(world):
 
 async def test_an_answer_that_was_buffered_may_be_replaced(world):
     async def check(exchange):
-        from in_memory import permit
-
         response = await world.pool.send(permit(exchange.body))
         body = await response.body(100)
         exchange.reply(Reply(200, body.upper(), b"text/plain"))
@@ -226,8 +253,6 @@ async def test_an_answer_that_was_buffered_may_be_replaced(world):
 
 async def test_a_refusal_instead_of_an_answer_too_large(world):
     async def check(exchange):
-        from in_memory import permit
-
         response = await world.pool.send(permit(exchange.body))
         await response.body(5)
 
@@ -272,3 +297,17 @@ async def test_a_slow_client_of_a_whole_large_answer_is_waited_for(world):
     assert len(world.application.handled) == 1
     client.protocol.resume_writing()
     assert len(world.application.handled) == 2
+
+
+async def test_a_reply_that_cannot_be_rendered_ends_the_connection(world):
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    async def bad(exchange):
+        exchange.reply(Reply(200, "text, not bytes"))
+
+    world.application.handler = bad
+    client = world.connect()
+    client.feed(post())
+    assert client.aborted
+    assert len(reported) == 1

@@ -9,7 +9,7 @@ from proxy.rules import EXPECTATION, FRAMING, HEAD_TOO_LARGE, MALFORMED, METHOD,
 def read(method=b"POST", target=b"/a", version="1.1", guarded=frozenset(), **headers):
     fields = {b"host": b"a"}
     fields.update({name.replace("_", "-").encode(): value for name, value in headers.items()})
-    return heads.request_head(method, target, fields, version, True, guarded)
+    return heads.request_head(method, target, fields, version, True, guarded=guarded)
 
 
 def refusal(*args, **kwargs):

@@ -1,5 +1,5 @@
 """Seeded mutations of requests, in memory: accept or refuse, nothing else, and the upstream sees
-nothing that was not built here. ``pytest tests/proxy/http/test_mutations.py --mutations N`` tries N.
+nothing that was not built here. ``pytest tests/proxy/http/test_mutations.py --mutations N`` does N.
 """
 
 from __future__ import annotations

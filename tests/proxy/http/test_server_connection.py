@@ -322,6 +322,13 @@ async def test_continue_is_not_said_when_the_body_is_there_already_or_to_1_0(wor
     assert client.take() == b""
 
 
+async def test_continue_is_not_said_behind_a_refusal(world):
+    client = world.connect()
+    expect = CHUNKED.removesuffix(b"\r\n") + b"Expect: 100-continue\r\n\r\n"
+    client.feed(expect + b"x\r\n")
+    assert client.take() == refused(b"400 Bad Request", b"BZ-101")
+
+
 async def test_continue_waits_for_the_answer_before_it(world):
     slow = world.application.handler = Slow()
     client = world.connect()
@@ -413,6 +420,23 @@ async def test_nothing_is_answered_after_the_loss(world):
 
 
 # Lingering
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_what_follows_the_last_request_is_thrown_away(world, together):
+    slow = world.application.handler = Slow()
+    client = world.connect()
+    if together:
+        client.feed(post(b"1", b"Connection: close") + post(b"2"))
+    else:
+        client.feed(post(b"1", b"Connection: close"))
+        client.feed(post(b"2"))
+    slow.waiters[0].wake()
+    assert client.take() == ok(b"1", CLOSE)
+    assert client.eof
+    assert not client.closed  # else the unread bytes might reset the connection under the answer
+    assert len(world.application.handled) == 1
+    assert world.application.refused == []
 
 
 async def test_a_refused_client_may_go_on_sending_for_a_while(world):

@@ -1,5 +1,5 @@
-"""Requests that other parsers' test suites and smugglers are made of, on real sockets: whatever they
-are, the upstream sees nothing that was not built here, byte for byte.
+"""Requests that other parsers' test suites and smugglers are made of, on real sockets: whatever
+they are, the upstream sees nothing that was not built here, byte for byte.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 
 import pytest
-from in_memory import post
+from in_memory import World, echo, post
 from on_loopback import site
 
 from proxy.decision import ALLOWED, Permit, UpstreamRequest
@@ -101,3 +101,22 @@ async def test_the_check_itself_sees_a_smuggled_request():
         writer.close()
         with pytest.raises(AssertionError):
             check(running, forwarding, [(read, 1, 0)])
+
+
+async def test_segments_make_no_difference(shared):
+    """Whole and byte by byte, in memory, where a segment is a segment."""
+    cases = json.loads(shared("vectors/http_requests.json").read_text())
+    world = World()
+    world.application.handler = echo
+    for case in cases:
+        data = base64.b64decode(case["b64"]) + post(b"behind")
+        reads = []
+        for step in (len(data), 1):
+            client = world.connect()
+            for start in range(0, len(data), step):
+                client.feed(data[start : start + step])
+            client.feed_eof()
+            reads.append(client.take().replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
+            client.lose()
+        assert reads[0] == reads[1], case["id"]
+    assert len(cases) == VECTORS
