@@ -70,16 +70,15 @@ class Bundle:
 def load_bundle(
     path: str | Path,
     *,
-    trusted_keys: Sequence[bytes] | None = None,
-    require_signature: bool = False,
+    trusted_keys: Sequence[bytes] = (),
     engine: Engine = "auto",
 ) -> Bundle:
     """Reads, checks and prepares a bundle.
 
     Args:
         path: the ``.bundle`` file.
-        trusted_keys: Ed25519 public keys, PEM. If given, a signature that is there must hold.
-        require_signature: refuse a bundle that no trusted key has signed.
+        trusted_keys: Ed25519 public keys, PEM. If any is given, one of them must have signed the
+            bundle: a signature that was taken off is as bad as a wrong one.
         engine: as for :class:`Scorer`.
 
     Raises:
@@ -93,9 +92,7 @@ def load_bundle(
     data = members.pop(MANIFEST, None)
     if data is None or len(data) > MANIFEST_CAP:
         raise BundleError("the manifest is missing or too large")
-    signature, signer = _check_signature(
-        data, members.pop(SIGNATURE, None), trusted_keys or (), require_signature
-    )
+    signature, signer = _check_signature(data, members.pop(SIGNATURE, None), trusted_keys)
     try:
         manifest = decode_manifest(data)
         arrays = _read_arrays(manifest, members)
@@ -185,16 +182,10 @@ def save_bundle(
 
 
 def _check_signature(
-    data: bytes, signature: bytes | None, trusted: Sequence[bytes], required: bool
+    data: bytes, signature: bytes | None, trusted: Sequence[bytes]
 ) -> tuple[Literal["none", "unverified", "verified"], str]:
-    if signature is None:
-        if required:
-            raise BundleError("the bundle is not signed, and a signature is required")
-        return "none", ""
     if not trusted:
-        if required:
-            raise BundleError("a signature is required, but no key is trusted")
-        return "unverified", ""
+        return "none" if signature is None else "unverified", ""
     try:
         return "verified", verify(data, signature, trusted)
     except SigningError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -34,14 +34,16 @@ def sign(message: bytes, private_key: bytes) -> bytes:
     return key.sign(message)
 
 
-def verify(message: bytes, signature: bytes, public_keys: Iterable[bytes]) -> str:
+def verify(message: bytes, signature: bytes | None, public_keys: Sequence[bytes]) -> str:
     """The fingerprint of the first key under which the signature holds.
 
     Raises:
-        SigningError: if it holds under none, or a key cannot be read.
+        SigningError: if there is none, it holds under no key, or any key cannot be read.
     """
-    for pem in public_keys:
-        key = _public_key(pem)
+    keys = [_public_key(pem) for pem in public_keys]
+    if signature is None:
+        raise SigningError("it is not signed, and must be signed by a trusted key")
+    for pem, key in zip(public_keys, keys, strict=True):
         try:
             key.verify(signature, message)
         except InvalidSignature:

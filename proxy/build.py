@@ -175,7 +175,7 @@ def build(
     learnt = _learnt(previous)
     contracts = {
         endpoint.name: _contract(endpoint, bundles.get(endpoint.name))
-        or _fitting(learnt.get(_lesson(endpoint)), bundles.get(endpoint.name))
+        or _fitting(endpoint, learnt.get(_lesson(endpoint)), bundles.get(endpoint.name))
         for endpoint in settings.endpoints
     }
     old = _pools(previous)
@@ -283,7 +283,6 @@ def load_endpoint_bundle(settings: Settings, endpoint: EndpointSettings) -> Bund
         bundle = load_bundle(
             endpoint.bundle,
             trusted_keys=[path.read_bytes() for path in settings.trusted_keys],
-            require_signature=settings.require_signature,
         )
         calibration = bundle.scorer.calibration
         alpha = endpoint.false_positive_budget or calibration.alpha
@@ -330,14 +329,20 @@ def _lesson(endpoint: EndpointSettings) -> str:
     return endpoint.model_dump_json(include={"name", "match", "upstream", "contract"})
 
 
-def _fitting(contract: Contract | None, bundle: Bundle | None) -> Contract | None:
-    """A learnt contract, unless the bundle scores rows of another width: it is learnt anew then."""
+def _fitting(
+    endpoint: EndpointSettings, contract: Contract | None, bundle: Bundle | None
+) -> Contract | None:
+    """A learnt contract, held to the width of the bundle's rows.
+
+    Raises:
+        BuildError: if the bundle scores rows of another width than the model takes.
+    """
     if contract is None or bundle is None:
         return contract
     try:
         return contract.with_width(bundle.scorer.features)
-    except ContractError:
-        return None
+    except ContractError as error:
+        raise BuildError(f"endpoint {endpoint.name}: {endpoint.bundle}: {error}") from error
 
 
 def _learnt(generation: Generation | None) -> dict[str, Contract | None]:

@@ -32,6 +32,7 @@ from proxy.http import coding
 from proxy.http.application import Intake
 from proxy.http.exchange import Exchange
 from proxy.http.messages import Head, Peer, Reply
+from proxy.http.response import Response
 from proxy.identity import Identifier, Identity
 from proxy.policy import is_fault
 from proxy.protocols.base import Call, InferRequest, Route
@@ -43,11 +44,15 @@ from proxy.telemetry.trace import traceparent, tracestate
 
 _log = structlog.get_logger("bartizan.pipeline")
 
-INLINE_BYTES: Final = 256 * 1024
-"""Plain bodies below this are decoded and scored on the loop: it takes a few milliseconds at most.
+INLINE_BYTES: Final = 32 * 1024
+"""Plain bodies below this are decoded and scored on the loop: it takes two milliseconds at most.
 
 Compressed ones are not, as they may grow."""
 
+INSPECTIONS: Final = 64
+"""Exchanges that may be, or wait to be, inspected in a thread; beyond it the answer is "busy"."""
+
+_NO_HEAD: Final = Head("", "", {}, False)
 _REFUSED: Final = (Action.BLOCK, Action.THROTTLE)
 
 
@@ -110,6 +115,7 @@ class Pipeline:
         self._wall = wall
         self._executor = executor
         self._configuration = configuration
+        self._inspections = 0
         self._digests = digests
         self._values = values
 
@@ -130,6 +136,7 @@ class Pipeline:
         endpoint, record = visit.endpoint, visit.record
         record.received, record.read = exchange.received, exchange.read
         record.request_bytes = len(exchange.body)
+        response: Response | None = None
         try:
             request = await self._inspected(visit, exchange)
             record.decided = self._clock()
@@ -140,18 +147,20 @@ class Pipeline:
             record.answered = self._clock()
             record.status = response.status
             if self._audit.waits and not await self._recorded(visit):
-                response.discard()
                 await self._answer(exchange, visit)
                 return
             record.response_bytes = await exchange.relay(
                 response, b"x-request-id: %b\r\n" % record.id.encode()
             )
+            response = None
         except Refusal as refusal:
             await self._fail(exchange, visit, refusal)  # the upstream's fault
         except Exception as fault:
             _log.exception("fault", endpoint=endpoint.name, request=record.id)
             await self._fail(exchange, visit, Refusal(rules.INTERNAL, repr(fault)))
         finally:
+            if response is not None:
+                response.discard()  # nobody takes it, and its connection is to be free
             record.finished = self._clock()
             endpoint.metrics.observe(record)
             if not visit.recorded:
@@ -162,12 +171,12 @@ class Pipeline:
         record = self._record(head)
         record.received = record.read = received
         record.decision = _blocked(refusal)
+        record.client = self._identify(head or _NO_HEAD, peer).client
         endpoint, metrics = self.endpoints[0], self._metrics.unrouted
         if head is not None:
             with suppress(Refusal):
                 endpoint, _ = self._router.find(head.method, head.target)
                 record.endpoint, metrics = endpoint.name, endpoint.metrics
-                record.client = self._identify(head, peer).client
         reply = self._reply(endpoint, record)
         record.finished = self._clock()
         metrics.observe(record)
@@ -179,9 +188,15 @@ class Pipeline:
         head, body = exchange.head, exchange.body
         if len(body) < INLINE_BYTES and b"content-encoding" not in head.headers:
             return self._inspect(visit, head, body, inline=True)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._inspect, visit, head, body
-        )
+        if self._inspections >= INSPECTIONS:
+            raise Refusal(rules.BUSY, f"{INSPECTIONS} large requests are being inspected")
+        self._inspections += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._inspect, visit, head, body
+            )
+        finally:
+            self._inspections -= 1
 
     def _inspect(
         self, visit: Visit, head: Head, body: bytes, *, inline: bool = False
@@ -192,14 +207,16 @@ class Pipeline:
             inline: whether it runs on the loop, not in a thread.
         """
         endpoint, record = visit.endpoint, visit.record
-        if visit.route.call is not Call.INFER:
-            return self._upstream_request(visit, head)
         codec = endpoint.codec  # of one contract from here to the end
         request: InferRequest | None = None
         findings: list[Reason] = []
         try:
             if self._audit.full:
                 findings.append(Reason(rules.AUDIT_FAULT, "the queue of records is full"))
+            if visit.route.call is not Call.INFER:
+                if findings and self._refuses(visit, findings):
+                    return None
+                return self._upstream_request(visit, head)
             content_coding = head.get(b"content-encoding")
             if content_coding is not None:
                 body = coding.decode(
@@ -223,6 +240,11 @@ class Pipeline:
                     findings.append(outlier)
         except Refusal as refusal:
             findings.append(Reason.of(refusal))
+            if request is None:
+                # What cannot be read costs its sender a row: trying is not free.
+                limited = endpoint.limiter.take(visit.identity, 1, self._clock())
+                if limited is not None:
+                    findings.append(Reason.of(limited))
         except ScoreFault as fault:
             findings.append(Reason(rules.DETECTOR_FAULT, str(fault)))
         except Exception as fault:
@@ -280,7 +302,10 @@ class Pipeline:
 
     async def _fail(self, exchange: Exchange, visit: Visit, refusal: Refusal) -> None:
         """Answers a fault that no failure mode tolerates: there is nothing else to answer with."""
-        visit.record.decision = _blocked(refusal)
+        record = visit.record
+        record.decision = _blocked(refusal)
+        if record.decided and not record.answered:
+            record.answered = self._clock()  # the time until now was the upstream's
         if not exchange.status:
             await self._answer(exchange, visit)
 
@@ -305,6 +330,8 @@ class Pipeline:
         headers = [(b"x-request-id", record.id.encode())]
         if reason.retry_after is not None:
             headers.append((b"retry-after", b"%d" % reason.retry_after))
+        if reason.rule is rules.METHOD:
+            headers.append((b"allow", b"POST" if record.target.endswith("/infer") else b"GET"))
         record.status = reason.rule.status
         record.response_bytes = len(body)
         return Reply(record.status, body, content_type, tuple(headers))

@@ -39,6 +39,14 @@ def is_fault(rule: Rule) -> bool:
     return rule.id in _FAULTS
 
 
+def is_switchable(rule: Rule) -> bool:
+    """Whether a switch or an exclusion may let a request pass that this rule found fault with.
+
+    Only where the request was understood and was, or will be, inspected all the same.
+    """
+    return rule is rules.OUTLIER or rule.id in _LIMITS
+
+
 def is_unconditional(rule: Rule) -> bool:
     """Whether a rule holds in every mode: those about HTTP itself, routes and the upstream.
 
@@ -108,7 +116,7 @@ class Policy:
         counted: list[tuple[Reason, Action, bool]] = []
         for reason in findings:
             action = self._action(reason.rule)
-            setting = self.settings.get(reason.rule.id)
+            setting = self.settings.get(reason.rule.id) if is_switchable(reason.rule) else None
             if is_unconditional(reason.rule):
                 counted.append((reason, action, True))
             elif is_fault(reason.rule):

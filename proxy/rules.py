@@ -107,7 +107,7 @@ UPSTREAM_UNREACHABLE = _rule(130, 502, "model server unreachable", "No upstream 
 UPSTREAM_TIMEOUT = _rule(131, 504, "model server took too long", "The upstream missed its response or total deadline.")
 UPSTREAM_INVALID = _rule(132, 502, "model server answered invalidly", "The upstream's answer is not well-formed HTTP, or was not asked for.")
 UPSTREAM_QUEUE = _rule(133, 503, "model server is busy", "No upstream connection became free within the queue's time bound.", _DENIAL)
-DRAINING = _rule(134, 503, "server is shutting down", "The firewall is draining.")
+BUSY = _rule(134, 503, "server is busy", "More large requests wait to be inspected than may wait.", _DENIAL)
 
 # BZ-2xx: the contract. The tensors are not those that the model declares.
 TENSOR_NAME = _rule(200, 400, "unexpected tensor", "A tensor is missing, repeated or unknown to the model's contract.", explains=True)

@@ -25,6 +25,7 @@ from proxy.build import (
     listener_limits,
     load_bundles,
 )
+from proxy.descriptors import raise_limit
 from proxy.http.downstream import Listener
 from proxy.memory import return_memory
 from proxy.settings.load import load
@@ -39,10 +40,11 @@ from proxy.telemetry.trace import RequestIds
 _log = structlog.get_logger("bartizan")
 
 _FIXED: Final = ("listen", "admin", "workers", "state", "audit", "http", "log")
-"""What a reload cannot change, and says so."""
+"""What a reload cannot change: it is refused, and says so."""
 
 _SUMMARY_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 2.0
+_SPARE_DESCRIPTORS: Final = 64
 
 
 def serve(path: Path) -> None:
@@ -66,7 +68,7 @@ class _Server:
     def __init__(self, path: Path, settings: Settings, limit: RateLimit) -> None:
         self._path = path
         self._limit = limit
-        self._fixed = {name: getattr(settings, name) for name in _FIXED}
+        self._fixed = _fixed(settings)
         self._reloads: asyncio.Queue[None] = asyncio.Queue()
         self._ended = asyncio.Event()
         self._draining = False
@@ -78,6 +80,11 @@ class _Server:
 
     async def run(self, settings: Settings) -> None:
         """Serves until a signal ends it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ended.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reloads.put_nowait, None)
+        _check_descriptors(settings)
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="bartizan-inspect") as executor:
             audit = _open_audit(settings)
             try:
@@ -106,7 +113,7 @@ class _Server:
             guarded=[settings.client.api_key_header.encode()],
         )
         self._observe(listener, shared)
-        admin = AdminListener(settings.admin, self)
+        admin = AdminListener(settings.admin, self, settings.admin.hosts)
         await admin.start()
         try:
             await self._asked()
@@ -137,9 +144,6 @@ class _Server:
 
     async def _until_ended(self, listener: Listener, shared: Shared) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ended.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reloads.put_nowait, None)
         tasks = [
             loop.create_task(self._reload_on_signal(listener, shared)),
             loop.create_task(self._tell_suppressed()),
@@ -163,9 +167,11 @@ class _Server:
             try:
                 await self._reload(listener, shared)
             except (SettingsError, BuildError) as error:
+                # Without the lines that are wrong: they may hold secrets.
+                words = error.summary if isinstance(error, SettingsError) else str(error)
                 self._metrics.reloaded(False)
-                shared.audit.event("reload failed", error=str(error))
-                _log.error("reload failed: the last good configuration goes on", error=str(error))
+                shared.audit.event("reload failed", error=words)
+                _log.error("reload failed: the last good configuration goes on", error=words)
             except Exception:
                 self._metrics.reloaded(False)
                 _log.exception("reload failed: the last good configuration goes on")
@@ -177,15 +183,15 @@ class _Server:
             SettingsError, BuildError: if the configuration cannot be used.
         """
         settings = load(self._path)
-        ignored = [name for name in _FIXED if getattr(settings, name) != self._fixed[name]]
-        if ignored:
-            _log.warning("these changes need a restart", sections=ignored)
+        changed = [name for name, value in _fixed(settings).items() if value != self._fixed[name]]
+        if changed:
+            raise BuildError(f"changes of {', '.join(changed)} need a restart")
         # In a thread: bundles are checked in full, and exchanges go on meanwhile.
         bundles = await asyncio.to_thread(load_bundles, settings)
         renewed = listener_address(settings)
-        shared.state.resize(settings.client.max_known)
         old = self._generation
         self._take(build(settings, shared, bundles, old), shared)
+        shared.state.resize(settings.client.max_known)
         await self._asked()
         listener.application = self._generation.pipeline
         if settings.tls is not None and self._address.tls is not None and renewed.tls is not None:
@@ -247,13 +253,45 @@ class _Server:
         return self._metrics
 
 
+def _fixed(settings: Settings) -> dict[str, object]:
+    """What a reload cannot change, by the name of its key."""
+    tls = settings.tls
+    return {
+        **{name: getattr(settings, name) for name in _FIXED},
+        "tls": None if tls is None else (tls.certificate, tls.key, tls.client_ca),
+        "client.api_key_header": settings.client.api_key_header,
+    }
+
+
+def _check_descriptors(settings: Settings) -> None:
+    """Makes room for every connection that the configuration allows.
+
+    Raises:
+        BuildError: if the system does not allow so many.
+    """
+    connections = settings.http.connections
+    needed = connections + connections // 4 + _SPARE_DESCRIPTORS
+    needed += sum(endpoint.connections * len(endpoint.upstream) for endpoint in settings.endpoints)
+    allowed = raise_limit(needed)
+    if allowed < needed:
+        raise BuildError(
+            f"the connections that are configured take {needed} file descriptors, and the system "
+            f"allows {allowed}: lower http.connections or raise the hard limit (ulimit -Hn)"
+        )
+
+
 def _open_audit(settings: Settings) -> Audit:
     given = settings.audit
     if given is None:
         return NoAudit()
     return AuditLog(
         given.path,
-        AuditOptions(durability=given.durability, rotate_bytes=given.rotate_bytes, keep=given.keep),
+        AuditOptions(
+            durability=given.durability,
+            rotate_bytes=given.rotate_bytes,
+            keep=given.keep,
+            key=given.key.get_secret_value().encode() if given.key else None,
+        ),
         clock=time.perf_counter,
         wall=time.time,
         started={"version": version("bartizan")},

@@ -23,6 +23,17 @@ def _record(_context: click.Context, _option: click.Parameter, value: str | None
     return Link(int(parts[1]), parts[2])
 
 
+def _key(file: Path) -> bytes:
+    """The key as the gateway takes it from its configuration: text without white space around."""
+    try:
+        key = file.read_bytes().decode().strip()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{file} is not UTF-8 text") from error
+    if not key:
+        raise click.UsageError(f"{file} is empty")
+    return key.encode()
+
+
 @click.group("audit")
 def audit() -> None:
     """Work with the audit log."""
@@ -41,7 +52,7 @@ def audit() -> None:
 @click.option(
     "--key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The secret that the log's head is sealed with.",
+    help="A file that holds the secret that the log's head is sealed with (audit.key).",
 )
 def verify_command(
     path: Path, as_json: bool, expect_head: Link | None, key_file: Path | None
@@ -51,9 +62,7 @@ def verify_command(
     Exit code 0 if it is, 1 if it was edited, cut or reordered, with every place.
     """
     try:
-        key = None if key_file is None else key_file.read_bytes().strip()
-        if key is not None and not key:
-            raise click.UsageError(f"{key_file} is empty")
+        key = None if key_file is None else _key(key_file)
         report = verify(path, key=key, expect=expect_head)
     except OSError as error:
         raise click.UsageError(str(error)) from error

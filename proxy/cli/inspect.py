@@ -13,6 +13,7 @@ from detectors.bundle import Bundle, BundleError, load_bundle
 from proxy.cli.fit import guarantee
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+TRUST = "Ed25519 public key, PEM, that must have signed the bundle; of several, one."
 
 
 def load(path: Path, trusted: tuple[Path, ...] = ()) -> Bundle:
@@ -29,7 +30,7 @@ def load(path: Path, trusted: tuple[Path, ...] = ()) -> Bundle:
 
 @click.command()
 @click.argument("bundle", type=_FILE)
-@click.option("--trust", type=_FILE, multiple=True, help="Ed25519 public key, PEM; repeatable.")
+@click.option("--trust", type=_FILE, multiple=True, help=TRUST)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     """Check a bundle wholly, as the gateway does on loading, and show what it holds."""

@@ -13,7 +13,7 @@ from detectors.calibration import BudgetError
 from detectors.scorer import ScoreFault, Verdicts
 from detectors.training.readers import DataError, read_table
 from proxy.cli.fit import share
-from proxy.cli.inspect import load
+from proxy.cli.inspect import TRUST, load
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _SHOWN = 20
@@ -22,7 +22,7 @@ _SHOWN = 20
 @click.command()
 @click.argument("bundle", type=_FILE)
 @click.argument("data", type=_FILE)
-@click.option("--trust", type=_FILE, multiple=True, help="Ed25519 public key, PEM; repeatable.")
+@click.option("--trust", type=_FILE, multiple=True, help=TRUST)
 @click.option(
     "--false-positive-budget",
     "budget",

@@ -101,7 +101,12 @@ class ClientConnection(asyncio.Protocol):
         return poll is None or not poll(0)
 
     def ask(self, request: UpstreamRequest) -> Response:
-        """Sends one request."""
+        """Sends one request.
+
+        Raises:
+            ValueError: if it is not one well-formed request. Nothing was sent.
+        """
+        wire = render.upstream_request(request, self.upstream.host_line)
         self._answer = answer = Response(self)
         if request.method == b"HEAD":
             answer.bodiless = True
@@ -109,7 +114,7 @@ class ClientConnection(asyncio.Protocol):
         self._fed = self._interims = 0
         self._headed = self._done = self._chunked = False
         self._options = None
-        self._transport.write(render.upstream_request(request, self.upstream.host_line))
+        self._transport.write(wire)
         return answer
 
     def check(self, now: float) -> None:

@@ -67,7 +67,9 @@ class Exchange:
         Raises:
             RuntimeError: if an answer was begun before.
         """
-        self._begin(reply.status)
+        if self.status:
+            raise _answered()
+        self.status = reply.status
         if reply.close:
             self.keep_alive = False
         connection = self._connection
@@ -97,7 +99,9 @@ class Exchange:
                 aborted: a part never looks like the whole.
             RuntimeError: if an answer was begun before.
         """
-        self._begin(response.status)
+        if self.status:
+            raise _answered()
+        self.status = response.status
         if response.complete:
             body = response.take()
             self._connection.write(self._head(response, extra, len(body), body))
@@ -138,11 +142,6 @@ class Exchange:
         self.answered = True
         return sent
 
-    def _begin(self, status: int) -> None:
-        if self.status:
-            raise RuntimeError("the exchange has been answered already")
-        self.status = status
-
     def _head(self, response: Response, extra: bytes, length: int | None, body: bytes) -> bytes:
         connection = self._connection
         status = response.status
@@ -166,3 +165,7 @@ class Exchange:
             framing,
             b"" if self.head.method == "HEAD" else body,
         )
+
+
+def _answered() -> RuntimeError:
+    return RuntimeError("the exchange has been answered already")

@@ -13,7 +13,7 @@ from proxy.http.messages import REASONS, Reply
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
-STATUS_LINES: Final = {
+_STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, reason) for status, reason in REASONS.items()
 }
 
@@ -22,7 +22,7 @@ _PATH: Final = re.compile(rb"/[!-~]*")
 
 def status_line(status: int) -> bytes:
     """The status line; an unknown status has no reason phrase."""
-    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -54,33 +54,28 @@ def chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
 
 
-def check_request(request: UpstreamRequest) -> None:
-    """Refuses to send what would not be one well-formed request.
-
-    Raises:
-        ValueError: a defect of ours.
-    """
-    _check_line(request.method, request.target)
-    headers = request.headers
-    if headers and (headers[-2:] != b"\r\n" or headers[0] < 0x21 or b"\n\r\n" in headers):
-        raise ValueError("the permitted headers are not header lines")
-
-
 def upstream_request(request: UpstreamRequest, host_line: bytes) -> bytes:
     """A request upstream, from nothing but what was permitted.
 
     Args:
         host_line: the end of the request line and the configured Host header.
+
+    Raises:
+        ValueError: if it would not be one well-formed request: a defect of ours.
     """
-    if request.method == b"POST":
+    method, target, headers, body = request
+    _check_line(method, target)
+    if headers and (headers[-2:] != b"\r\n" or headers[0] < 0x21 or b"\n\r\n" in headers):
+        raise ValueError("the permitted headers are not header lines")
+    if method == b"POST":
         return b"POST %b%b%bcontent-length: %d\r\n\r\n%b" % (
-            request.target,
+            target,
             host_line,
-            request.headers,
-            len(request.body),
-            request.body,
+            headers,
+            len(body),
+            body,
         )
-    return b"%b %b%b%b\r\n" % (request.method, request.target, host_line, request.headers)
+    return b"%b %b%b%b\r\n" % (method, target, host_line, headers)
 
 
 @lru_cache(maxsize=256)

@@ -256,7 +256,8 @@ class RequestReader:
         limits = self._limits
         self._fed += fed
         if self.stage == HEAD:
-            if self._fed > limits.head_bytes:
+            # What decides is the size of the complete head, however it was cut into segments.
+            if self._fed > limits.head_bytes + SLICE:
                 raise Refusal(HEAD_TOO_LARGE, f"more than {limits.head_bytes} bytes")
             return
         if not self._body_since:

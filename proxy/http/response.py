@@ -144,7 +144,10 @@ class Response:
         """The answer is complete, and its connection no longer concerns it."""
         self.complete = True
         self._connection = None
-        self.notify()
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            waiter.wake()
 
     def notify(self) -> None:
         """Wakes who waits for more."""

@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import TypeAlias
 
 from proxy.decision import Permit
-from proxy.http import render
 from proxy.http.address import Address
 from proxy.http.balance import Balance, Upstream
 from proxy.http.client_connection import ClientConnection, Stale
@@ -125,9 +124,12 @@ class Pool:
         if type(permit) is not Permit:
             raise TypeError("only a permit can be sent")
         request = permit.request
-        render.check_request(request)
         connection = self._balance.checkout() or await self._acquire()
-        response = connection.ask(request)
+        try:
+            response = connection.ask(request)
+        except ValueError:
+            self._freed(connection.upstream, connection)
+            raise
         try:
             await response.arrival()
         except Stale:

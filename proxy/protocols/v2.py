@@ -26,7 +26,7 @@ from proxy.protocols.tensors import (
 from proxy.protocols.v2_binary import LENGTH_HEADER, check_size, header_length
 from proxy.protocols.v2_json import check_unique_keys, count_keys, loads, split_arrays
 from proxy.protocols.v2_layout import Layout, LayoutReader
-from proxy.protocols.v2_messages import check_media_type, check_text, read_shape, shown
+from proxy.protocols.v2_messages import MEDIA_TYPES, check_media_type, check_text, read_shape, shown
 from proxy.protocols.v2_paths import Paths
 from proxy.rules import (
     BINARY_FRAMING,
@@ -48,7 +48,6 @@ _BINARY_LINES: Final = (
 _NOTHING: Final[Mapping[str, Any]] = {}
 _MEMORABLE: Final = 2048  # bytes of a frame that is worth remembering
 _REMEMBERED: Final = 64
-_LARGE: Final = 64 * 2**10  # bytes of JSON whose cost is looked at before it is parsed
 
 
 class V2:
@@ -125,7 +124,9 @@ class V2:
             raise Refusal(CONTRACT_UNKNOWN)
         if len(body) > self._max_bytes:
             raise Refusal(BODY_TOO_LARGE, f"at most {self._max_bytes} bytes")
-        check_media_type(head.get(b"content-type"))
+        media = head.get(b"content-type")
+        if media not in MEDIA_TYPES:
+            check_media_type(media)
         declared = head.get(LENGTH_HEADER)
         if declared is None:
             base = len(body)
@@ -141,7 +142,9 @@ class V2:
         n = layout.n
         for name, kind, shape, ranged, count, start, stop in layout.places:
             if start < 0:
-                values = flatten(name, next(data), shape, count)
+                values = next(data)
+                if len(values) != count or type(values[0]) is list:
+                    values = flatten(name, values, shape, count)
                 tensor = from_values(name, kind, values, shape, booleans=booleans)
             else:
                 tensor = from_buffer(name, kind, body, shape, start=base + start, stop=base + stop)
@@ -161,6 +164,10 @@ class V2:
     def encode_request(self, request: InferRequest) -> tuple[bytes, bytes]:
         """The canonical header lines and body of a request."""
         options = request.options
+        if not options and len(request.tensors) == 1:
+            ((name, tensor),) = request.tensors.items()
+            data = orjson.dumps(to_values(tensor), option=orjson.OPT_SERIALIZE_NUMPY)
+            return _JSON_LINES, _frame(name, tensor.shape, tensor.dtype) % data
         document: dict[str, Any] = {}
         binary: frozenset[str] = frozenset()
         parameters: Mapping[str, Mapping[str, Any]] = _NOTHING
@@ -177,7 +184,7 @@ class V2:
             item: dict[str, Any] = {
                 "name": name,
                 "shape": tensor.shape,
-                "datatype": datatype_of(tensor).name,
+                "datatype": datatype_of(tensor.dtype).name,
             }
             inputs.append(item)
             own = parameters.get(name, _NOTHING)
@@ -218,15 +225,17 @@ class V2:
 
     def _read(self, text: bytes) -> tuple[Layout, list[list[Any]], bool]:
         """The layout of a request, its JSON data, and whether booleans may be in that."""
-        if len(text) > _LARGE:
+        if len(text) > self._layouts.cheap:
             self._layouts.check_cost(text)
         frame, arrays, booleans = split_arrays(text)
         try:
             layout = self._recall(frame) if len(frame) <= _MEMORABLE else self._layouts.read(frame)
         except Refusal as refusal:
-            if refusal.rule is SYNTAX:
+            if arrays and refusal.rule is SYNTAX:
                 loads(text)  # says where in the text
             raise
+        if not arrays:  # the frame is the text
+            return layout, layout.arrays, True
         if layout.hollow != len(arrays):
             del arrays
             layout = self._layouts.read(text)
@@ -284,8 +293,18 @@ class V2:
         return InferResponse(tensors, first.pop() if len(first) == 1 else 1, options)
 
 
+@lru_cache(maxsize=_REMEMBERED)
+def _frame(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """The format of a request with one JSON tensor and nothing else, its data left out."""
+    item = {"name": name, "shape": shape, "datatype": datatype_of(dtype).name, "data": []}
+    text = orjson.dumps({"inputs": [item]})
+    return text[: -len(b"]}]}") - 1].replace(b"%", b"%%") + b"%b}]}"
+
+
 def _join(tensors: Mapping[str, Tensor], n: int) -> Rows:
-    parts = [to_rows(name, datatype_of(tensor), tensor, n) for name, tensor in tensors.items()]
+    parts = [
+        to_rows(name, datatype_of(tensor.dtype), tensor, n) for name, tensor in tensors.items()
+    ]
     return np.concatenate(parts, axis=1)
 
 

@@ -39,5 +39,8 @@ def check_size(name: str, kind: Datatype, size: Any, count: int) -> None:
     """
     if type(size) is not int or size < 0:
         raise Refusal(BINARY_FRAMING, f"{name} has no valid binary_data_size")
-    if kind is not BYTES and size != count * kind.dtype.itemsize:
+    if kind is BYTES:
+        if size < 4 * count:
+            raise Refusal(SHAPE, f"{name} has {size} bytes, too few for its shape")
+    elif size != count * kind.dtype.itemsize:
         raise Refusal(SHAPE, f"{name} has {size} bytes, its shape and datatype say otherwise")

@@ -8,7 +8,7 @@ not; that is caught here.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -17,8 +17,10 @@ from proxy.rules import DUPLICATE_KEY, SYNTAX, Refusal
 MAX_DEPTH: Final = 64
 _MAX_ARRAYS: Final = 64
 
-# Possessive, so that a long string costs no backtracking stack.
-_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# Possessive, so that a long string costs no backtracking stack. A string that nothing ends reaches
+# to the end of the text: were it no match, every escaped quote in it would be tried in its turn.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NUMERALS: Final = b"0123456789.eE+- \t\r\n"
 _ARRAY: Final = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(\[{1,16})')
 
 
@@ -35,27 +37,46 @@ def loads(text: bytes) -> Any:
         raise Refusal(SYNTAX, f"not strict JSON at {where}") from None
 
 
-def check_containers(text: bytes, *, lists: int | None, fields: int) -> None:
-    """Refuses JSON that holds too many arrays or objects, before it is parsed.
+class Bounds(NamedTuple):
+    """How much a JSON text may hold.
 
-    They cost an interpreter ten times what numbers of the same length cost. Brackets inside
-    strings do not count.
+    Attributes:
+        values: commas.
+        lists: arrays.
+        fields: objects and keys together.
+        strings: strings, the keys among them.
+    """
 
-    Args:
-        lists: how many arrays there may be, or None.
-        fields: how many objects and keys there may be together.
+    values: int
+    lists: int
+    fields: int
+    strings: int
+
+
+def check_bounds(text: bytes, bounds: Bounds) -> None:
+    """Refuses JSON that holds too much, before it is parsed.
+
+    What a text costs to parse goes by the values in it, an array or a string several times what a
+    number does, and hardly by its length. Commas and brackets inside strings do not count.
 
     Raises:
         Refusal: SYNTAX.
     """
 
     def within(part: bytes) -> bool:
-        objects = part.count(b"{") + part.count(b":")
-        return objects <= fields and (lists is None or part.count(b"[") <= lists)
+        return (
+            part.count(b",") <= bounds.values
+            and part.count(b"[") <= bounds.lists
+            and part.count(b"{") + part.count(b":") <= bounds.fields
+        )
 
-    # Counting is cheap and taking the strings out is not: that is done only if it matters.
-    if not within(text) and not within(_STRING.sub(b"", text)):
-        raise Refusal(SYNTAX, "more arrays or objects than the tensors need")
+    marks = text.translate(None, _NUMERALS)  # one pass, and little is left of an honest text
+    # A string's first quote is never escaped. Counting is cheap and taking the strings out is not:
+    # that is done only if it matters, and not if there are too many of them.
+    if marks.count(b'"') - marks.count(b'\\"') > 2 * bounds.strings:
+        raise Refusal(SYNTAX, "more strings than the tensors need")
+    if not within(marks) and not within(_STRING.sub(b"", marks)):
+        raise Refusal(SYNTAX, "more values, arrays or objects than the tensors need")
 
 
 def split_arrays(text: bytes) -> tuple[bytes, list[list[Any]], bool]:
@@ -77,22 +98,25 @@ def split_arrays(text: bytes) -> tuple[bytes, list[list[Any]], bool]:
     at = 0
     while (match := _ARRAY.search(text, at)) is not None:
         start, inner = match.span(1)
-        closing = b"]" * (inner - start)
         # One letter is found at the speed of memory, two are not: one row ends at the first.
         end = text.find(b"]", inner)
-        if not text.startswith(closing, end):
-            end = text.find(closing, end)
+        depth = inner - start
+        if depth > 1:
+            closing = b"]" * depth
+            if not text.startswith(closing, end):
+                end = text.find(closing, end)
         if end < 0 or len(arrays) == _MAX_ARRAYS:
             return text, [], True
-        stop = end + len(closing)
+        stop = end + depth
         try:
             arrays.append(orjson.loads(text[start:stop]))
         except orjson.JSONDecodeError:
             return text, [], True
-        # Numbers have neither letter.
-        booleans = (
-            booleans or text.find(b"t", start, stop) >= 0 or text.find(b"f", start, stop) >= 0
-        )
+        # Both have an e, which few numbers have, and a letter that no number has.
+        if text.find(b"e", start, stop) >= 0:
+            booleans = (
+                booleans or text.find(b"t", start, stop) >= 0 or text.find(b"f", start, stop) >= 0
+            )
         parts += (text[at:start], b"[]")
         at = stop
     parts.append(text[at:])

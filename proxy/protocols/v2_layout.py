@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from proxy.protocols.contract import ANY, Contract, TensorSpec
-from proxy.protocols.tensors import DATATYPES, Datatype
+from proxy.protocols.tensors import BYTES, DATATYPES, Datatype
 from proxy.protocols.v2_binary import check_size
-from proxy.protocols.v2_json import check_containers, check_unique_keys, loads
+from proxy.protocols.v2_json import Bounds, check_bounds, check_unique_keys, loads
 from proxy.protocols.v2_messages import (
     MAX_TENSORS,
     check_text,
@@ -29,8 +29,21 @@ from proxy.rules import (
     Refusal,
 )
 
-# An input has at most 2 objects and 7 keys, an output 2 and 4.
+# An input has at most 2 objects and 7 keys, an output 2 and 4; the commas between them and those of
+# the shape are 21 and 3. Half as many of the strings are keys, the others their values.
 _MAX_FIELDS: Final = 16 * MAX_TENSORS
+_MAX_COMMAS: Final = 32 * MAX_TENSORS
+_MAX_STRINGS: Final = 32 * MAX_TENSORS
+# What tensors may hold in JSON where the contract does not fix their shapes. A number costs
+# some 50 ns on its way, an array up to 300, a string or the bytes of one up to 250.
+FREE_VALUES: Final = 2**20
+FREE_LISTS: Final = 2**16
+FREE_STRINGS: Final = 2**14
+# Bytes of JSON whose cost is looked at before it is parsed: beyond what one row of numbers takes,
+# within these limits.
+_LEAST: Final = 4 * 2**10
+_LARGE: Final = 32 * 2**10
+_NUMBER: Final = 32
 _INPUT_KEYS: Final = frozenset({"name", "shape", "datatype", "parameters", "data"})
 
 
@@ -80,6 +93,9 @@ class LayoutReader:
         contract: what the model takes.
         max_rows: rows of one request.
         parameters: further request parameters whose scalar values pass.
+
+    Attributes:
+        cheap: bytes of JSON whose cost need not be looked at.
     """
 
     def __init__(self, contract: Contract, max_rows: int, parameters: Collection[str]) -> None:
@@ -90,7 +106,9 @@ class LayoutReader:
         self._inputs = {spec.name: (spec, DATATYPES[spec.datatype]) for spec in contract.inputs}
         self._required = {spec.name for spec in contract.inputs if not spec.optional}
         self._outputs = frozenset(spec.name for spec in contract.outputs)
-        self._lists = _count_lists(contract, max_rows)
+        self._bounds = _bounds(contract, max_rows)
+        row = _NUMBER * (self._bounds.values - _MAX_COMMAS) // max_rows
+        self.cheap = min(max(row, _LEAST), _LARGE)
 
     def check_cost(self, text: bytes) -> None:
         """Refuses a text that would be dear to parse and could not be a request anyway.
@@ -98,7 +116,7 @@ class LayoutReader:
         Raises:
             Refusal: SYNTAX.
         """
-        check_containers(text, lists=self._lists, fields=_MAX_FIELDS)
+        check_bounds(text, self._bounds)
 
     def read(self, text: bytes) -> Layout:
         """Reads the JSON of a request; a function of its bytes alone.
@@ -148,6 +166,8 @@ class LayoutReader:
             else:
                 if "data" in item:
                     raise Refusal(BINARY_FRAMING, f"{name} has both binary_data_size and data")
+                if kind is BYTES and count > self._bounds.strings:
+                    raise Refusal(SHAPE, f"{name} has too many strings")
                 check_size(name, kind, size, count)
                 start, stop = tail, tail + size
                 binary.add(name)
@@ -197,15 +217,26 @@ class LayoutReader:
         return name, kind, shape, spec
 
 
-def _count_lists(contract: Contract, max_rows: int) -> int | None:
-    """The most arrays that a request has, or None if the contract does not tell."""
-    if contract.open:
-        return None
+def _bounds(contract: Contract, max_rows: int) -> Bounds:
+    """The most that the JSON of a request can hold."""
     rows = max_rows if contract.batched else 1
-    lists = 4 * MAX_TENSORS
+    values = lists = strings = 0
     for spec in contract.inputs:
-        outer = spec.shape[1:-1] if contract.batched else spec.shape[:-1]
+        row = spec.shape[1:] if contract.batched else spec.shape
+        outer = row[:-1]
+        elements = FREE_VALUES if ANY in row else rows * prod(row)
+        values += elements
+        if spec.datatype == BYTES.name:
+            strings += min(elements, FREE_STRINGS) if ANY in row else elements
         if ANY in outer:
-            return None
-        lists += 1 + rows * sum(prod(outer[:depth]) for depth in range(len(outer) + 1))
-    return lists
+            lists += rows + FREE_LISTS
+        else:
+            lists += 1 + rows * sum(prod(outer[:depth]) for depth in range(len(outer) + 1))
+    if contract.open:
+        values, lists, strings = FREE_VALUES, rows + FREE_LISTS, FREE_STRINGS
+    return Bounds(
+        values=values + _MAX_COMMAS,
+        lists=lists + 4 * MAX_TENSORS,
+        fields=_MAX_FIELDS,
+        strings=strings + _MAX_STRINGS,
+    )

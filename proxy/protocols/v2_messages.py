@@ -26,7 +26,7 @@ _MAX_INTEGER: Final = 2**63 - 1
 # None: tritonclient and many scripts send no Content-Type. Octets for JSON: aiohttp's default,
 # which tritonclient.http.aio leaves as it is. The form is told by the length header alone, as the
 # servers do; forms and text, which a browser sends across origins unasked, are refused.
-_MEDIA_TYPES: Final = frozenset({None, b"application/json", b"application/octet-stream"})
+MEDIA_TYPES: Final = frozenset({None, b"application/json", b"application/octet-stream"})
 _SPELT: Final = re.compile(
     rb"(?i:application/octet-stream|application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|\"utf-8\"))?)"
 )
@@ -39,7 +39,7 @@ def check_media_type(value: bytes | None) -> None:
     Raises:
         Refusal: MEDIA_TYPE.
     """
-    if value not in _MEDIA_TYPES and (value is None or _SPELT.fullmatch(value) is None):
+    if value not in MEDIA_TYPES and (value is None or _SPELT.fullmatch(value) is None):
         raise Refusal(MEDIA_TYPE, "use application/json or application/octet-stream")
 
 

@@ -32,7 +32,7 @@ def read_api_keys(path: Path) -> dict[bytes, str]:
     problems: list[Problem] = []
 
     def complain(line: int, message: str) -> None:
-        problems.append(source.problem((line, 1), message, show=False))
+        problems.append(source.problem((line, 1), message))
 
     for number, line in enumerate(source.text.splitlines(), start=1):
         entry = line.strip()
@@ -42,9 +42,7 @@ def read_api_keys(path: Path) -> dict[bytes, str]:
         if not _NAME.fullmatch(name):
             complain(number, "must be NAME:SHA256, the name of letters, digits and ._@/-")
         elif not _DIGEST.fullmatch(digest):
-            complain(
-                number, f"{name}: must be the SHA-256 of the key in 64 hex digits, not the key"
-            )
+            complain(number, "must be NAME:SHA256, the key's SHA-256 in 64 hex digits, not the key")
         elif bytes.fromhex(digest) in keys:
             complain(number, f"{name}: this key is listed already")
         else:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import yaml
 
+from proxy.settings.excerpt import shown_lines
 from proxy.settings.problems import Problem, Source, path_text
 from proxy.settings.section import Place
 
@@ -26,6 +27,7 @@ _VARIABLE: Final = re.compile(
 _INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INTEGER_DIGITS: Final = 18
+_QUOTED_NAME: Final = re.compile(r" '[^'<][^']+'")
 _PLAIN_TAGS: Final = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 
 Position = tuple[int, int]
@@ -111,6 +113,7 @@ def read(source: Source, environment: Mapping[str, str]) -> Document:
         if node is None:
             document.complain((1, 1), "the file is empty: a configuration needs endpoints")
         else:
+            source.shown = shown_lines(node)
             document.value = _Reader(document, environment).value(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -146,7 +149,17 @@ def _syntax_message(error: yaml.MarkedYAMLError, before: str) -> str:
     if "expected a single document" in str(error.context):
         return "a second document begins here: one file holds one configuration"
     context = f" ({error.context})" if error.context else ""
-    return f"not valid YAML: {problem}{context}"
+    # An unquoted secret may begin with * or & or !, and so be taken for a name.
+    return _QUOTED_NAME.sub("", f"not valid YAML: {problem}{context}")
+
+
+def _is_text(value: str) -> bool:
+    """False for an environment variable's bytes that are not UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _position(node: yaml.Node) -> Position:
@@ -173,7 +186,7 @@ class _Reader:
             raise _TooMuchError(node, f"nested more than {MAX_DEPTH} deep")
         self._document.values[place] = _position(node)
         if node.tag not in _PLAIN_TAGS:
-            self._document.complain(_position(node), f"the tag {node.tag} is not supported", place)
+            self._document.complain(_position(node), "a tag (!…) is not supported", place)
             return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, place)
@@ -239,16 +252,17 @@ class _Reader:
             if escaped:
                 return "$"
             value = default if malformed else self._environment.get(name) or default
-            if malformed or value is None:
+            if malformed or value is None or not _is_text(value):
                 offset = match.start() if node.style is None else 0
                 self._document.complain((line, column + offset), fault(name, malformed), place)
-            return value or ""
+                return ""
+            return value
 
         def fault(name: str, malformed: str | None) -> str:
             if malformed:
-                return (
-                    f"${malformed} is neither ${{NAME}} nor ${{NAME:-default}}; $${{ is a plain ${{"
-                )
+                return "this ${ is neither ${NAME} nor ${NAME:-default}; $${ is a plain ${"
+            if self._environment.get(name):
+                return f"the environment variable {name} is not UTF-8 text"
             state = "empty" if name in self._environment else "not set"
             return (
                 f"the environment variable {name} is {state}; ${{{name}:-default}} gives a default"

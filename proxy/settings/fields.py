@@ -140,6 +140,20 @@ def _host(text: str) -> str:
     return str(address)
 
 
+def _host_name(text: str) -> str:
+    if not _HOST.fullmatch(text) or re.fullmatch(r"[0-9.]+", text):
+        raise ValueError("must be a DNS name, without scheme and port")
+    return text.lower()
+
+
+HostName = Annotated[
+    str,
+    AfterValidator(_host_name),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"}),
+]
+"""A DNS name, in lower case."""
+
+
 def _host_and_port(text: str, *, least: int = 1) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not least <= int(port) <= 65535:

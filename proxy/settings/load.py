@@ -22,7 +22,6 @@ from proxy.settings.text import read_text
 
 MAX_BYTES: Final = 512 * 2**10
 
-_SECRETS: Final = frozenset({("admin", "token"), ("audit", "key"), ("client", "secret")})
 _SCALAR_ERRORS: Final = frozenset({"int_type", "float_type", "bool_type", "none_required"})
 
 Check = Callable[[Settings], Iterable[tuple[Place, str]]]
@@ -125,7 +124,7 @@ def _complain(document: Document, error: ErrorDetails) -> None:
         document.complain(position, f"{prefix}the key {name!r} is missing")
     elif kind == "extra_forbidden":
         position = document.find(place, key=True)[1]
-        document.complain(position, f"unknown key {path_text(place)}{_suggestion(place)}")
+        document.complain(position, _unknown(document, place))
     elif kind == "default_factory_not_called" or _is_echo(document, kind, place):
         return
     else:
@@ -134,12 +133,14 @@ def _complain(document: Document, error: ErrorDetails) -> None:
 
 def _is_echo(document: Document, kind: str, place: Place) -> bool:
     """Pydantic counts only the sound items of a list, after it has reported the others."""
-    if kind != "too_short":
-        return False
+    return kind == "too_short" and bool(_value(document, place))
+
+
+def _value(document: Document, place: Place) -> Any:
     value = document.value
     for step in place:
         value = value[step]
-    return bool(value)
+    return value
 
 
 def _complain_at(document: Document, place: Place, message: str) -> None:
@@ -148,8 +149,7 @@ def _complain_at(document: Document, place: Place, message: str) -> None:
         return  # its value could not even be read, which was reported
     name = path_text(here)
     text = f"{name}: {message}" if name else message
-    problem = document.source.problem(position, text, show=here not in _SECRETS)
-    document.problems.append(problem)
+    document.complain(position, text)
 
 
 def _message(error: ErrorDetails) -> str:
@@ -164,8 +164,13 @@ def _message(error: ErrorDetails) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _suggestion(place: Place) -> str:
+def _unknown(document: Document, place: Place) -> str:
     *above, name = place
-    known = keys_at(tuple(above))
-    close = get_close_matches(str(name), known, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = get_close_matches(str(name), keys_at(tuple(above)), n=1, cutoff=0.7)
+    if close:
+        return f"unknown key {path_text(place)}; did you mean {close[0]!r}?"
+    if _value(document, place) is None:
+        # {token: a,b}: what stands as a key without a value may be the rest of a secret.
+        where = f" in {path_text(tuple(above))}" if above else ""
+        return f"unknown key without a value{where}"
+    return f"unknown key {path_text(place)}"

@@ -17,19 +17,31 @@ from pydantic import (
 )
 
 from proxy.settings.endpoint import Endpoint
-from proxy.settings.fields import Address, Bytes, FilePath, Listen, Matching, Network, Seconds
+from proxy.settings.fields import (
+    Address,
+    Bytes,
+    FilePath,
+    HostName,
+    Listen,
+    Matching,
+    Network,
+    Seconds,
+)
 from proxy.settings.section import Faults, Section
 
 _SECRET_LENGTH = 16
 
 
-def _long_enough(secret: SecretStr) -> SecretStr:
-    if len(secret.get_secret_value()) < _SECRET_LENGTH:
+def _secret(given: SecretStr) -> SecretStr:
+    # A file's last line feed comes along into a variable, and is no part of the secret.
+    secret = given.get_secret_value().strip()
+    if len(secret) < _SECRET_LENGTH:
         raise ValueError(f"must hold at least {_SECRET_LENGTH} characters")
-    return secret
+    return SecretStr(secret)
 
 
-Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+"""A secret without white space around it."""
 HeaderName = Annotated[
     str,
     Matching("[A-Za-z0-9-]{1,64}", "a header name of letters, digits and hyphens"),
@@ -57,6 +69,9 @@ class Admin(Section):
     token: Secret | None = None
     """The bearer token that every caller must send, of at least 16 characters: ``${ADMIN_TOKEN}``.
     Needed off loopback."""
+    hosts: tuple[HostName, ...] = ()
+    """DNS names by which callers may call it, beside ``localhost``, the one in ``listen``, and any
+    IP address."""
 
     @model_validator(mode="after")
     def _check(self) -> Admin:
@@ -138,7 +153,9 @@ class Audit(Section):
     """How many rotated files are kept."""
     key: Secret | None = None
     """The key that seals the log's head, of at least 16 characters: ``${AUDIT_KEY}``. Who lacks it
-    cannot rewrite the log unnoticed. None: only damage is noticed, and edits without care."""
+    cannot rewrite the log unnoticed, but can put an older copy of log and head in its place: note
+    the last record elsewhere (``audit verify --expect-head``), or ship the log. None: only damage
+    is noticed, and edits without care."""
     payload_digest: bool = False
     """Whether a record holds the SHA-256 of the body that was forwarded."""
     values: bool = False
@@ -217,9 +234,8 @@ class Settings(Section):
     http: Http = Http()
     """Limits of the wire."""
     trusted_keys: tuple[FilePath, ...] = ()
-    """Ed25519 public keys (PEM) that may sign bundles."""
-    require_signature: bool = False
-    """Whether a bundle must be signed by one of ``trusted_keys``."""
+    """Ed25519 public keys (PEM), one of which must have signed every bundle. None: signatures are
+    not checked."""
     endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1, max_length=1000)]
     """The models behind the firewall."""
 
@@ -227,7 +243,6 @@ class Settings(Section):
     def _check(self) -> Settings:
         faults = Faults()
         self._check_listeners(faults)
-        self._check_signatures(faults)
         self._check_endpoints(faults)
         faults.report()
         return self
@@ -243,10 +258,6 @@ class Settings(Section):
                 "client",
                 "api_keys",
             )
-
-    def _check_signatures(self, faults: Faults) -> None:
-        if self.require_signature and not self.trusted_keys:
-            faults.add("needs trusted_keys: no signature could be trusted", "require_signature")
 
     def _check_endpoints(self, faults: Faults) -> None:
         names: set[str] = set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
+from collections.abc import Set
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
@@ -10,6 +12,7 @@ from typing import Final
 from proxy.settings.section import Place
 
 _WIDTH: Final = 120
+_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,6 +31,12 @@ class Problem:
     column: int
     message: str
     source: str = field(default="", compare=False)
+
+    @property
+    def summary(self) -> str:
+        """The place and the message, in one line."""
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message}"
 
     def __str__(self) -> str:
         if not self.line:
@@ -62,23 +71,34 @@ class SettingsError(Exception):
         super().__init__(problems)
         self.problems = sorted(set(problems))
 
+    @property
+    def summary(self) -> str:
+        """The problems, one in a line, without any line of the file: what may be logged."""
+        return "\n".join(problem.summary for problem in self.problems)
+
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
 
 
 class Source:
-    """A file's text, and problems within it."""
+    """A file's text, and problems within it.
+
+    Attributes:
+        shown: the lines, from 1, that may be shown beside a problem. None at first: any other may
+            hold a secret.
+    """
 
     def __init__(self, file: str, text: str) -> None:
         self.file = file
         self.text = text
+        self.shown: Set[int] = frozenset()
         self._lines = text.splitlines()
         self._starts = [0, *accumulate(len(line) for line in text.splitlines(keepends=True))]
 
-    def problem(self, position: tuple[int, int], message: str, *, show: bool = True) -> Problem:
-        """A problem at a line and column, with the line's text."""
+    def problem(self, position: tuple[int, int], message: str) -> Problem:
+        """A problem at a line and column, with the line's text if that may be shown."""
         line, column = position
-        known = show and 0 < line <= len(self._lines)
+        known = line in self.shown and 0 < line <= len(self._lines)
         return Problem(self.file, line, column, message, self._lines[line - 1] if known else "")
 
     def before(self, position: tuple[int, int]) -> str:
@@ -93,6 +113,14 @@ class Source:
 
 
 def path_text(place: Place) -> str:
-    """A place as people write it: ``endpoints[0].limits.burst_rows``."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-    return text.removeprefix(".")
+    """A place as people write it: ``endpoints[0].limits.burst_rows``.
+
+    A key that is no word is left out: ``{token:VALUE}``, without a space, is a key as a whole.
+    """
+    return "".join(map(_step_text, place)).removeprefix(".")
+
+
+def _step_text(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if _KEY.fullmatch(step) else ".?"

@@ -47,6 +47,9 @@ The files in `config/` are examples to start from. This page is `bartizan config
   (`{token: "${TOKEN}"}`) it needs quotes.
 - Scalars are those of YAML 1.2: only `true` and `false` are booleans. Anchors, aliases and `<<`
   work within bounds; tags do not.
+- White space around a secret (`admin.token`, `audit.key`, `client.secret`) is no part of it. An
+  error shows the line that it is about only where no secret could stand: not in these sections, not
+  at an unknown key, and not in a file that is no YAML.
 - Relative paths start from the directory of the configuration file.
 - Sizes are bytes, or carry a unit: `64KiB`, `10MiB`, `1GB`.
 - SIGHUP loads the file anew. A faulty one changes nothing: the last good configuration stays. What

@@ -26,13 +26,19 @@ def schema() -> str:
 
 def keys_at(place: Place) -> list[str]:
     """The keys that the mapping at a place may hold, over all its alternatives."""
-    nodes = [generated()]
+    nodes = root()
     for step in place:
-        nodes = [below for node in nodes for below in _below(node, step)]
+        nodes = [found for node in nodes for found in below(node, step)]
     return sorted({key for node in nodes for key in node.get("properties", ())})
 
 
-def _below(node: dict[str, Any], step: str | int) -> list[dict[str, Any]]:
+def root() -> list[dict[str, Any]]:
+    """The schemas of the whole document."""
+    return [generated()]
+
+
+def below(node: dict[str, Any], step: str | int) -> list[dict[str, Any]]:
+    """The schemas, one for each alternative, of what a key or index leads to; none: unknown."""
     if isinstance(step, int):
         found = node.get("items")
     else:

@@ -13,7 +13,6 @@ from proxy.settings.section import Faults, Section
 
 SWITCHABLE: Final = (
     rules.OUTLIER,
-    rules.ROWS_PER_REQUEST,
     rules.CLIENT_RATE,
     rules.CLIENT_DAY,
     rules.SUBNET_RATE,

@@ -41,6 +41,11 @@ SLOT: Final = 512
 
 HEAD_BYTES: Final = 2 * SLOT
 _SEQ_DIGITS: Final = 12
+_NUMBERS: Final = 2**62
+
+
+class ForgedHeadError(ValueError):
+    """A slot that no crash tore and no writer wrote: its seal holds, and its values cannot be."""
 
 
 def digest(line: bytes) -> str:
@@ -148,22 +153,32 @@ class Head:
         """Reads one slot. Without a key, the HMAC of a keyed slot is taken on trust.
 
         Raises:
+            ForgedHeadError: if it is sealed, but what it says was never written.
             ValueError: if it is torn, or not made with this key.
         """
         values: Any = orjson.loads(slot)
         if not isinstance(values, dict):
             raise ValueError("not a head")  # noqa: TRY004 - one type for whatever is not a head
         mac, checksum = values.pop("mac", None), values.pop("sha256", None)
+        if key is not None or mac is None or checksum is not None:
+            seal = str(mac if key else checksum).encode()  # as text it would have to be ASCII
+            if not hmac.compare_digest(_seal(orjson.dumps(values), key).encode(), seal):
+                raise ValueError("the head's seal does not match")
         try:
             head = cls(**values)
         except TypeError as error:
-            raise ValueError("not a head") from error
-        body = orjson.dumps(values)
-        if key is None and mac is not None and checksum is None:
-            return head
-        if not hmac.compare_digest(_seal(body, key), str(mac if key else checksum)):
-            raise ValueError("the head's seal does not match")
+            raise ForgedHeadError("its keys are not a head's") from error
+        head._check()
         return head
+
+    def _check(self) -> None:
+        least = {"seq": 0, "first": 1, "offset": 0, "oldest": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or not bound <= value < _NUMBERS:
+                raise ForgedHeadError(f"{name} is no number that it can be")
+        if type(self.hash) is not str or not re.fullmatch(r"[0-9a-f]{64}", self.hash):
+            raise ForgedHeadError("hash is no SHA-256")
 
 
 def read_slots(content: bytes, key: bytes | None) -> list[tuple[Head, int]]:
@@ -173,6 +188,21 @@ def read_slots(content: bytes, key: bytes | None) -> list[tuple[Head, int]]:
         with suppress(ValueError):
             slots.append((Head.parse(content[index * SLOT : (index + 1) * SLOT], key), index))
     return slots
+
+
+def seal_fault(content: bytes, key: bytes | None) -> str:
+    """How the head file's content is sealed, if that is not with this key; "" if it is, or is torn.
+
+    Without a key, a head that is sealed is a fault too: whoever continued it would break the seal.
+    """
+    found = read_slots(content, None)
+    if not found or (key is not None and read_slots(content, key)):
+        return ""
+    # A slot with a seal was taken on trust; one without has a sum that holds.
+    sealed = any(b'"mac":' in content[index * SLOT : (index + 1) * SLOT] for _, index in found)
+    if key is None:
+        return "sealed with a key, and none is given" if sealed else ""
+    return "sealed with another key" if sealed else "not sealed: it was begun without a key"
 
 
 def _seal_name(key: bytes | None) -> str:

@@ -22,6 +22,7 @@ from proxy.telemetry.audit_chain import (
     read_slots,
     rotated,
     rotated_path,
+    seal_fault,
 )
 
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -207,15 +208,23 @@ class AuditFile:
             raise AuditError(f"{self._path}: another process writes this audit log") from None
 
     def _read_head(self) -> tuple[Head, int]:
-        slots = read_slots(os.pread(self._head_fd, HEAD_BYTES, 0), self._key)
+        content = os.pread(self._head_fd, HEAD_BYTES, 0)
+        slots = read_slots(content, self._key)
         if self._path.is_dir():
             raise IsADirectoryError(f"{self._path} is a directory, not an audit log")
-        if slots:
-            return max(slots, key=lambda found: found[0].seq)
-        if rotated(self._path) or (self._path.exists() and self._path.stat().st_size):
+        begun = rotated(self._path) or (self._path.exists() and self._path.stat().st_size)
+        fault = seal_fault(content, self._key)
+        if fault and (begun or any(head.seq for head, _ in read_slots(content, None))):
             raise AuditError(
-                f"{self._path}: the log's end is not known: its .head file is missing or damaged, "
-                "or was sealed with another key. Restore it, or move the log away"
+                f"{self._path}: the log is {fault}. Continue it with the key that it was begun "
+                "with, or move it away with its .head file, to begin another"
+            )
+        if slots and not fault:
+            return max(slots, key=lambda found: found[0].seq)
+        if begun:
+            raise AuditError(
+                f"{self._path}: the log's end is not known: its .head file is missing or damaged. "
+                "Restore it, or move the log away"
             )
         # Before the first line of all: from now on, a log without a head is one that lost it.
         head = Head()

@@ -13,6 +13,8 @@ from proxy.telemetry.audit_chain import (
     GENESIS,
     HEAD_BYTES,
     MAX_LINE,
+    SLOT,
+    ForgedHeadError,
     Head,
     Link,
     digest,
@@ -21,6 +23,7 @@ from proxy.telemetry.audit_chain import (
     read_record,
     read_slots,
     rotated,
+    seal_fault,
 )
 
 _SHOWN: Final = 100
@@ -125,13 +128,21 @@ class _Verification:
     def _read_head(self) -> None:
         place = (head_path(self._path).name, 0)
         try:
-            head = self._head_on_disk()
+            content = self._head_on_disk()
         except FileNotFoundError:
             if self._needs_head:
                 self._find("head", "missing: whether the log's end was cut cannot be told", place)
             return
+        for index in range(2):
+            try:
+                Head.parse(content[index * SLOT : (index + 1) * SLOT], self._key)
+            except ForgedHeadError as error:
+                self._find("head", f"slot {index} is forged: {error}", place)
+            except ValueError:
+                pass  # torn, as a crash leaves one of them
+        head = self._newest(content)
         if head is None:
-            self._find("head", "damaged, or not sealed with this key", place)
+            self._find("head", seal_fault(content, self._key) or "damaged", place)
             return
         self._head, self._oldest = head, head.oldest
         self._report.sealed = self._key is not None
@@ -140,9 +151,12 @@ class _Verification:
             if self._wanted[head.seq] != head.hash:
                 self._find("head", f"record {head.seq} is not the expected one", place)
 
-    def _head_on_disk(self) -> Head | None:
+    def _head_on_disk(self) -> bytes:
         with head_path(self._path).open("rb") as file:
-            slots = read_slots(file.read(HEAD_BYTES), self._key)
+            return file.read(HEAD_BYTES)
+
+    def _newest(self, content: bytes) -> Head | None:
+        slots = read_slots(content, self._key)
         return max((head for head, _ in slots), key=lambda head: head.seq, default=None)
 
     def _files(self) -> Iterator[tuple[str, BinaryIO, bool]]:
@@ -180,7 +194,7 @@ class _Verification:
             self._link = None
 
     def _reread_oldest(self) -> None:
-        head = None if self._head is None else self._head_on_disk()
+        head = None if self._head is None else self._newest(self._head_on_disk())
         if head is not None:
             self._oldest = max(self._oldest, head.oldest)
 

@@ -147,22 +147,29 @@ class TestSignature:
     def test_verified(self, signed):
         path, public = signed
         other = keys()[1]
-        loaded = load_bundle(path, trusted_keys=[other, public], require_signature=True)
+        loaded = load_bundle(path, trusted_keys=[other, public])
         assert (loaded.signature, loaded.signer) == ("verified", fingerprint(public))
 
     def test_without_a_key_to_check_it(self, signed):
         assert load_bundle(signed[0]).signature == "unverified"
-        with pytest.raises(BundleError, match="no key is trusted"):
-            load_bundle(signed[0], require_signature=True)
 
     def test_by_a_stranger(self, signed):
         with pytest.raises(BundleError, match="not by a trusted key"):
             load_bundle(signed[0], trusted_keys=[keys()[1]])
 
     def test_missing(self, bundle):
-        assert load_bundle(bundle, trusted_keys=[keys()[1]]).signature == "none"
+        assert load_bundle(bundle).signature == "none"
         with pytest.raises(BundleError, match="not signed"):
-            load_bundle(bundle, trusted_keys=[keys()[1]], require_signature=True)
+            load_bundle(bundle, trusted_keys=[keys()[1]])
+
+    def test_taken_off(self, signed, tmp_path):
+        path, public = signed
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        del parts["manifest.sig"]
+        write_container(tmp_path / "stripped.bundle", parts)
+        with pytest.raises(BundleError, match="not signed"):
+            load_bundle(tmp_path / "stripped.bundle", trusted_keys=[public])
 
     def test_checked_before_the_manifest_is_parsed(self, signed, tmp_path):
         path, public = signed
@@ -184,11 +191,14 @@ class TestSignature:
         with pytest.raises(BundleError, match="not by a trusted key"):
             load_bundle(tmp_path / "f.bundle", trusted_keys=[public])
 
-    def test_keys_that_are_none(self, signed, fitted, rows, tmp_path):
+    def test_keys_that_are_none(self, signed, bundle, fitted, rows, tmp_path):
+        path, public = signed
         curve = keys(lambda: ec.generate_private_key(ec.SECP256R1()))
         for bad in (b"", b"not a key", curve[1]):
-            with pytest.raises(BundleError, match="trusted key"):
-                load_bundle(signed[0], trusted_keys=[bad])
+            for given in ([bad], [public, bad]):
+                for one in (path, bundle):
+                    with pytest.raises(BundleError, match=r"a trusted key (cannot|is not)"):
+                        load_bundle(one, trusted_keys=given)
         for bad in (b"", curve[0], keys()[1]):
             with pytest.raises(SigningError, match="signing key"):
                 write(fitted, tmp_path / "n", Table(rows, None, (6,)), created="", signing_key=bad)

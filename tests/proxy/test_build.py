@@ -6,6 +6,8 @@ from itertools import count
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from detectors.bundle import save_bundle
 from detectors.training.fit import fit
@@ -157,6 +159,23 @@ def test_a_bundle_that_does_not_fit_the_contract_is_refused(settings):
         load_bundles(given)
 
 
+@pytest.mark.parametrize("key", ["real", "junk"])
+def test_where_keys_are_trusted_an_unsigned_bundle_is_refused(settings, tmp_path, key):
+    public = Ed25519PrivateKey.generate().public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pem").write_bytes(pem if key == "real" else b"junk")
+    given = settings(
+        """
+        trusted_keys: [key.pem]
+        endpoints:
+          - {name: m, match: /v2/models/m, upstream: "http://127.0.0.1:1", bundle: BUNDLE}
+        """
+    )
+    words = "not signed" if key == "real" else "trusted key cannot be read"
+    with pytest.raises(BuildError, match=f"endpoint m: .*{words}"):
+        load_bundles(given)
+
+
 def test_a_damaged_bundle_is_refused_with_its_name(settings, tmp_path):
     (tmp_path / "bad.bundle").write_bytes(b"PK\x03\x04nonsense")
     given = settings(
@@ -206,8 +225,8 @@ def test_a_reload_keeps_a_learnt_contract_that_still_fits(settings, shared):
     [scored] = build(given, shared, load_bundles(given), first).pipeline.endpoints
     assert scored.codec.contract == learnt.with_width(FEATURES)
     endpoint.codec = endpoint.codec.with_contract(learnt.with_width(FEATURES + 1))
-    [unfit] = build(given, shared, load_bundles(given), first).pipeline.endpoints
-    assert unfit.codec.contract is None, "it is learnt anew"
+    with pytest.raises(BuildError, match="4 features per row, not 3"):
+        build(given, shared, load_bundles(given), first)
 
 
 def test_what_a_client_has_used_survives_a_reload(settings, shared):

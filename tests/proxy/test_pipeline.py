@@ -110,17 +110,18 @@ class Exchange:
         self.head, self.body, self.peer = head, body, PEER
         self.received, self.read = 1.0, 2.0
         self.status = 0
+        self.answered = False
         self.answer = None
         self.lines = b""
         self.context = pipeline.open(head, PEER).context
 
     def reply(self, reply: Reply):
         assert not self.status, "answered twice"
-        self.status, self.answer = reply.status, reply
+        self.status, self.answer, self.answered = reply.status, reply, True
 
     async def relay(self, response, extra=b""):
         assert not self.status, "answered twice"
-        self.status, self.lines = response.status, extra
+        self.status, self.lines, self.answered = response.status, extra, True
         return 7
 
 
@@ -312,6 +313,61 @@ async def test_a_detectors_fault_follows_the_failure_mode(world, name, failure_m
         assert one.endpoint.metrics.failed_open == {rule.id: 1}
 
 
+async def test_enforce_never_forwards_what_it_did_not_read(world):
+    """Whatever is switched: only a fault that the failure mode tolerates passes uninspected."""
+    switched = {rule: RuleSetting(off=True) for rule in rules.RULES}
+    one = world(settings=switched)
+    one.endpoint.codec = V2("/v2/models/m", CONTRACT, max_rows=2)
+    for body in (body_of(np.ones((3, FEATURES))), b"{", b'{"inputs":[],"inputs":[]}'):
+        assert (await one.ask(body)).status in (400, 413)
+    assert one.pool.sent == []
+
+
+async def test_what_cannot_be_read_costs_its_sender_a_row(world):
+    one = world()
+    assert (await one.ask(b"{")).status == 400
+    assert one.limiter.taken == [("c" * 32, 1)]
+    one.limiter.refusal = Refusal(rules.CLIENT_RATE, "over", retry_after=2)
+    one.audit.records.clear()
+    assert (await one.ask(b"{")).status == 400
+    assert [reason.rule for reason in one.record.decision.reasons] == [
+        rules.SYNTAX,
+        rules.CLIENT_RATE,
+    ]
+
+
+async def test_the_inspections_that_may_wait_are_bounded(world, monkeypatch):
+    monkeypatch.setattr("proxy.pipeline.INSPECTIONS", 0)
+    one = world()
+    exchange = await one.ask(body_of(np.ones((20_000, FEATURES))))
+    assert exchange.status == 503
+    assert one.record.decision.reasons[0].rule is rules.BUSY
+    assert (await one.ask(HONEST)).status == 200, "small requests go on"
+
+
+async def test_a_wrong_method_is_told_the_right_one(world):
+    one = world()
+    head = Head("GET", TARGET, {}, True)
+    with pytest.raises(Refusal) as refused:
+        one.pipeline.open(head, PEER)
+    reply = one.pipeline.refuse(refused.value, head, PEER, 1.0)
+    assert (reply.status, dict(reply.headers)[b"allow"]) == (405, b"POST")
+
+
+async def test_an_answer_that_nobody_takes_is_discarded(world):
+    one = world()
+    one.audit.waits = True
+
+    async def leave(ticket):
+        raise asyncio.CancelledError
+
+    one.audit.released = leave
+    exchange = Exchange(one.pipeline, Head("POST", TARGET, {}, True), HONEST)
+    with pytest.raises(asyncio.CancelledError):
+        await one.pipeline.handle(exchange)
+    assert one.pool.sent[1:] == ["discarded"]
+
+
 async def test_a_tolerated_fault_does_not_excuse_a_limit(world):
     one = world(failure_mode=FailureMode.ALLOW)
     one.scorer.fault = ScoreFault("not finite")
@@ -433,7 +489,7 @@ async def test_a_trace_context_is_passed_on_only_if_it_is_valid(world):
 def test_what_never_became_an_exchange_is_counted_and_recorded(world):
     one = world()
     reply = one.pipeline.refuse(Refusal(rules.MALFORMED, "no"), None, PEER, 1.0)
-    assert (reply.status, one.record.endpoint) == (400, "")
+    assert (reply.status, one.record.endpoint, one.record.client) == (400, "", "c" * 32)
     assert (b"x-request-id", b"id") in reply.headers
     one.metrics.unrouted.fold()
     assert one.metrics.unrouted.refusals == {(rules.MALFORMED.id, True): 1}

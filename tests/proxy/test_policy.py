@@ -109,6 +109,16 @@ def test_a_fault_follows_the_failure_mode(mode: Mode, failure: FailureMode):
         )
 
 
+def test_no_switch_lets_through_what_was_not_understood():
+    settings = {rule: RuleSetting(off=True) for rule in rules.RULES}
+    switched = [
+        rule.id
+        for rule in rules.RULES.values()
+        if decide(Policy(settings=settings), Reason(rule)) is ALLOWED
+    ]
+    assert switched == ["BZ-300", *(f"BZ-{number}" for number in range(601, 607))]
+
+
 def test_no_switch_hides_a_fault():
     settings = {rule: RuleSetting(off=True) for rule in rules.RULES}
     for rule in filter(is_fault, rules.RULES.values()):

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli.audit import audit
+from proxy.settings.models import Settings
 from proxy.telemetry.audit_chain import Link, digest, head_path
 from proxy.telemetry.audit_file import AuditFile
 
@@ -74,6 +75,42 @@ def test_the_key_is_checked(log, tmp_path):
     assert verify(log, "--key-file", tmp_path / "key").exit_code == 1
     (tmp_path / "key").write_bytes(b"\n")
     assert verify(log, "--key-file", tmp_path / "key").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["  0123456789abcdef", "0123456789abcdef\r\n", "a" * 15 + "é\n\n", "\x1f\x85" + "k" * 16],
+)
+def test_the_key_is_what_the_gateway_takes_from_its_configuration(tmp_path, text):
+    settings = Settings.model_validate(
+        {
+            "audit": {"path": str(tmp_path / "audit.jsonl"), "key": text},
+            "endpoints": [{"name": "a", "match": "/v2/models/a", "upstream": "http://127.0.0.1:1"}],
+        }
+    )
+    file = AuditFile(
+        settings.audit.path, keep=3, key=settings.audit.key.get_secret_value().encode()
+    )
+    line = b'{"seq":1,"prev":"%b"}' % Link().hash.encode()
+    file.write(line + b"\n", Link(1, digest(line)))
+    file.close()
+    (tmp_path / "key").write_bytes(text.encode())
+    assert verify(settings.audit.path, "--key-file", tmp_path / "key").exit_code == 0
+    (tmp_path / "key").write_bytes(b"\xff" * 16)
+    result = verify(settings.audit.path, "--key-file", tmp_path / "key")
+    assert result.exit_code == 2
+    assert "UTF-8" in result.output
+
+
+def test_the_key_of_a_log_that_is_not_sealed_is_a_finding(tmp_path):
+    file = AuditFile(tmp_path / "audit.jsonl", keep=3)
+    line = b'{"seq":1,"prev":"%b"}' % Link().hash.encode()
+    file.write(line + b"\n", Link(1, digest(line)))
+    file.close()
+    (tmp_path / "key").write_bytes(b"secret")
+    result = verify(tmp_path / "audit.jsonl", "--key-file", tmp_path / "key")
+    assert result.exit_code == 1
+    assert "audit.jsonl.head: head: not sealed: it was begun without a key" in result.output
 
 
 def test_a_torn_tail_is_told_and_is_no_finding(log):

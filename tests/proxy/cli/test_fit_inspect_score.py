@@ -1,6 +1,7 @@
 """``fit``, ``inspect`` and ``score``, as typed on a command line."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from detectors.bundle import load_bundle
+from detectors.container import write_container
 from proxy.cli.fit import fit
 from proxy.cli.inspect import inspect
 from proxy.cli.score import score
@@ -127,6 +129,18 @@ def test_inspect_refuses(files):
     result = run(inspect, files / "b.bundle", "--trust", files / "other.pub")
     assert result.exit_code == 1
     assert "not by a trusted key" in result.output
+
+
+@pytest.mark.parametrize("command", [inspect, score])
+def test_a_key_to_trust_demands_a_signature(files, tmp_path, command):
+    with zipfile.ZipFile(files / "b.bundle") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    del parts["manifest.sig"]
+    write_container(tmp_path / "unsigned.bundle", parts)
+    data = [files / "mixed.npy"] if command is score else []
+    result = run(command, tmp_path / "unsigned.bundle", *data, "--trust", files / "key.pub")
+    assert result.exit_code == 1
+    assert "not signed" in result.output
 
 
 def test_score_says_what_the_gateway_decides(files):

@@ -89,7 +89,9 @@ async def test_a_subclass_of_permit_is_not_one(world):
 async def test_what_is_not_one_request_is_not_sent(world, request_):
     with pytest.raises(ValueError, match="permitted"):
         await world.pool.send(Permit(ALLOWED, request_))
-    assert world.dialer.addresses == []
+    assert world.dialer.last.take() == b""
+    state = world.pool.state().addresses[0]
+    assert (state.in_flight, state.idle) == (0, 1)
 
 
 async def test_a_get_has_no_length(world):

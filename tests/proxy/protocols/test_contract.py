@@ -7,6 +7,7 @@ import pytest
 
 from proxy.protocols.contract import Contract, ContractError
 from proxy.protocols.v2 import V2
+from proxy.protocols.v2_layout import FREE_STRINGS, FREE_VALUES
 from proxy.rules import (
     CONTRACT_UNKNOWN,
     DATATYPE,
@@ -258,7 +259,7 @@ def test_a_bad_configuration_gets_a_clear_word(given, words):
 
 @pytest.mark.parametrize("shape", [(-1, 8), (-1, 2, 2, 2), (20000, 8), (-1, -1, 8)])
 def test_nested_data_of_every_shape_passes_the_bound_on_arrays(shape):
-    """Beyond 64 KiB the arrays of a text are counted before it is parsed."""
+    """The arrays of a large text are counted before it is parsed."""
     contract = Contract.from_config([tensor(shape=shape)])
     sent = [2500 if size == -1 else size for size in shape]
     if shape == (-1, -1, 8):
@@ -268,7 +269,7 @@ def test_nested_data_of_every_shape_passes_the_bound_on_arrays(shape):
     assert request.rows.reshape(sent).tolist() == data.tolist()
 
 
-@pytest.mark.parametrize("filling", ["[]", "[1]", "{}", '{"a":1}', '"":0'])
+@pytest.mark.parametrize("filling", ["0", "0.5 ", "[]", "[1]", "{}", '{"a":1}', '"":0', '""'])
 def test_a_text_that_is_dear_to_parse_is_refused_before(filling):
     contract = Contract.from_config([tensor()])
     codec = V2("/v2/models/m", contract)
@@ -276,11 +277,66 @@ def test_a_text_that_is_dear_to_parse_is_refused_before(filling):
     body = f'{{"inputs":[{",".join([filling] * 50_000)}'.encode()
     with pytest.raises(Refusal) as refusal:
         codec.decode_request({}, body, route)
-    assert refusal.value.detail == "more arrays or objects than the tensors need"
+    assert refusal.value.rule is SYNTAX
+    assert refusal.value.detail in (
+        "more values, arrays or objects than the tensors need",
+        "more strings than the tensors need",
+    )
+
+
+@pytest.mark.parametrize("contract", [Contract(), Contract.from_config([tensor(shape=(-1, -1))])])
+def test_shapes_that_are_not_fixed_are_bounded_all_the_same(contract):
+    def ask(count):
+        codec = V2("/v2/models/m", contract)
+        route = codec.route("POST", "/v2/models/m/infer")
+        body = b'{"inputs":[{"name":"x","shape":[1,%d],"datatype":"FP32","data":[%b0]}]}'
+        return codec.decode_request({}, body % (count, b"0," * (count - 1)), route)
+
+    assert ask(FREE_VALUES).rows.shape == (1, FREE_VALUES)
+    with pytest.raises(Refusal) as refusal:
+        ask(FREE_VALUES + 10_000)
+    assert refusal.value.rule is SYNTAX
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_the_fullest_request_passes_the_bounds(rows):
+    """256 inputs with all that they can have, and what stands beside them."""
+    specs = [tensor(f"t{i}", shape=(-1, *[1] * 15)) for i in range(256)]
+    outputs = [{"name": f"o{i}", "datatype": "FP32", "shape": [-1]} for i in range(256)]
+    contract = Contract.from_config(specs, outputs)
+    asked = [
+        {"name": item["name"], "parameters": {"binary_data": True, "classification": 1}}
+        for item in outputs
+    ]
+    inputs = [
+        {**spec, "shape": [rows, *[1] * 15], "parameters": {"content_type": "np"}}
+        | {"data": np.ones((rows, *[1] * 15)).tolist()}
+        for spec in specs
+    ]
+    document = {"id": "a", "parameters": {"priority": 1}, "inputs": inputs, "outputs": asked}
+    codec = V2("/v2/models/m", contract, max_rows=rows)
+    route = codec.route("POST", "/v2/models/m/infer")
+    assert codec.decode_request({}, json.dumps(document).encode(), route).rows.shape == (rows, 256)
+
+
+def test_binary_strings_are_bounded_by_their_bytes_and_by_number():
+    def ask(count, size):
+        item = {"name": "s", "datatype": "BYTES", "shape": [1, count]}
+        text = json.dumps({"inputs": [item | {"parameters": {"binary_data_size": size}}]}).encode()
+        codec = V2("/v2/models/m", Contract())
+        route = codec.route("POST", "/v2/models/m/infer")
+        head = {b"inference-header-content-length": str(len(text)).encode()}
+        return codec.decode_request(head, text + bytes(size), route)
+
+    assert ask(FREE_STRINGS, 4 * FREE_STRINGS).tensors["s"].tolist() == [[b""] * FREE_STRINGS]
+    for count, words in ((2, "too few"), (100_000, "too many strings")):
+        with pytest.raises(Refusal, match=words) as refusal:
+            ask(count, 4 * count - (count == 2))
+        assert refusal.value.rule is SHAPE
 
 
 def test_brackets_inside_strings_do_not_count():
     contract = Contract.from_config([tensor("s", "BYTES", (-1, 1))])
-    text = '[{"a":1}]' * 20_000
+    text = '[{"a":1}],' * 20_000
     request = infer(contract, {"name": "s", "datatype": "BYTES", "shape": [1, 1], "data": [text]})
     assert request.tensors["s"].item() == text.encode()

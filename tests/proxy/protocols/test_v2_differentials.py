@@ -443,6 +443,17 @@ def test_every_spelling_of_one_request_is_forwarded_as_one(body, headers):
         assert forwarded == request(X).encode()
 
 
+@pytest.mark.parametrize("name", ["x", "%", "%s%%b", '"', "\\", "é{}"])
+def test_one_tensor_alone_is_written_like_one_of_several(name):
+    codec = V2("/v2/models/digits", Contract())
+    item = {"name": name, "shape": [1, 2], "datatype": "FP32", "data": [1.5, 2.5]}
+    for item["shape"] in ([1, 2], [2, 1], [2]):
+        for more in ({}, {"id": "a"}):
+            body = json.dumps(more | {"inputs": [item]}).encode()
+            read = codec.decode_request({}, body, ROUTE)
+            assert json.loads(codec.encode_request(read)[1]) == more | {"inputs": [item]}
+
+
 def test_what_an_honest_client_adds_is_kept():
     read = decode(
         request(

@@ -2,14 +2,16 @@
 
 import base64
 import json
+from types import SimpleNamespace
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
-from proxy.protocols.v2_json import loads, split_arrays, strict_json
+from proxy.protocols.v2_json import Bounds, check_bounds, loads, split_arrays, strict_json
 from proxy.rules import DUPLICATE_KEY, SYNTAX, Refusal
 
 # What the suite leaves to the parser: zero for too small a number, the nearest double for too
@@ -180,6 +182,47 @@ def test_depth_is_bounded(opening):
     for depth in (65, 500, 1024, 5000):
         assert verdict(strict_json, nested(depth)) is SYNTAX
     assert verdict(strict_json, (opening * 64 + "[]" + closing * 64).encode()) is SYNTAX
+
+
+def test_what_an_open_string_holds_does_not_count():
+    """A string that nothing ends is one string: its escaped quotes do not begin others."""
+    bounds = Bounds(values=0, lists=10, fields=0, strings=10)
+    check_bounds(b'"' + b'\\"[' * 11, bounds)
+    check_bounds(b'"' + b'\\"[' * 11 + b"\\", bounds)
+    with pytest.raises(Refusal):
+        check_bounds(b'"\\"' + b"[" * 11 + b'"' + b"[" * 11, bounds)
+    for dear in (b'""' * 11, b'"\\\\"' * 21):
+        with pytest.raises(Refusal, match="strings"):
+            check_bounds(dear, bounds)
+
+
+NUMBERS = b"0," * 999 + b"0"
+FAULTS = [  # and how many times so much is parsed: once more only to say where the fault is
+    (ONE % (b"FP32", b"[" + NUMBERS + b"]", b',"a":1'), 2),
+    (ONE % (b"FP32", b"[" + NUMBERS + b",]", b""), 2),
+    (ONE % (b"FP32", b"[" + NUMBERS + b"]", b",}"), 2),
+    (ONE % (b"FP32", b"[" + NUMBERS + b"]", b',"inputs":1'), 2),
+    (ONE % (b"FP32", b"[" + NUMBERS + b',""]', b""), 1),
+    (ONE % (b"FP64", b"[" + NUMBERS + b",[]]", b""), 2),
+    ((ONE % (b"FP32", b"[" + NUMBERS + b"]", b"")).replace(b"data", b"d\\u0061ta"), 1),
+    (b'{"inputs":[' + NUMBERS + b"]}", 1),
+    (b"[" + NUMBERS + b"]", 1),
+]
+
+
+@pytest.mark.parametrize(("text", "times"), FAULTS)
+def test_a_fault_costs_no_further_reading(text, times, monkeypatch):
+    read = []
+
+    def counted(part):
+        read.append(len(part))
+        return orjson.loads(part)
+
+    wrapped = SimpleNamespace(loads=counted, JSONDecodeError=orjson.JSONDecodeError)
+    monkeypatch.setattr("proxy.protocols.v2_json.orjson", wrapped)
+    with pytest.raises(Refusal):
+        infer(text)
+    assert round(sum(read) / len(text)) == times
 
 
 def test_a_fault_is_located():

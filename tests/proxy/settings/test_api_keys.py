@@ -36,12 +36,13 @@ def test_names_by_digest(write):
 def test_every_faulty_line_is_reported_and_none_is_shown(write):
     path = write(
         f"alice:raw-key\nbob\n:{digest(b'a')}\nc d:{digest(b'b')}\n"
-        f"e:{digest(b'f')}\ng:{digest(b'f')}\n"
+        f"e:{digest(b'f')}\ng:{digest(b'f')}\nthe-key:bob\nanother-key\n"
     )
     with pytest.raises(SettingsError) as caught:
         read_api_keys(path)
-    assert [problem.line for problem in caught.value.problems] == [1, 2, 3, 4, 6]
-    assert "raw-key" not in str(caught.value)
+    assert [problem.line for problem in caught.value.problems] == [1, 2, 3, 4, 6, 7, 8]
+    for key in ("raw-key", "the-key", "another-key"):
+        assert key not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", b"\xff:\n"])

@@ -10,7 +10,7 @@ from proxy.decision import FailureMode, Mode
 from proxy.settings import load as module
 from proxy.settings.load import digest, load
 from proxy.settings.models import Settings
-from proxy.settings.problems import SettingsError
+from proxy.settings.problems import Problem, SettingsError
 from proxy.settings.schema import keys_at
 
 ENDPOINT = """\
@@ -289,6 +289,85 @@ def test_secrets_are_neither_shown_nor_digested(read):
     assert digest(one) == digest(two)
 
 
+WORD = "hunter2hunter2hunter2"
+LEAKS = {
+    "misspelt key": f"client:\n  secrt: {WORD}\n",
+    "misspelt section": f"cleint:\n  secret: {WORD}\n",
+    "in another section": f"http:\n  key: {WORD}\n",
+    "at the root": f"key: {WORD}\n",
+    "under an unknown key": f"http: {{a: {{b: [{WORD}]}}}}\n",
+    "unknown key twice": f"http:\n  key: x\n  key: {WORD}\n",
+    "section twice": f"client: {{}}\nclient: {{secret: {WORD}}}\n",
+    "beside a fault": f"client: {{secret: '{WORD}', max_known: 0}}\n",
+    "beside a fault of another section": f"{{client: {{secret: {WORD}}}, workers: 2}}\n",
+    "over several lines": f"client: {{secret: '{WORD}\n  {WORD}', ipv4_prefix: 0}}\n",
+    "no YAML": f"client:\n  secret: {WORD}: b\n",
+    "no YAML, at another key": f"client:\n  secret: '{WORD}\nworkers: 1\n",
+    "no YAML, a line below": f"client:\n  secret: {WORD}\n   max_known: 1\n",
+    "no space, in braces": f"client: {{secret:{WORD}}}\n",
+    "no space, in a block": f"client:\n  secret:{WORD}\n",
+    "no space, in a list": f"client:\n  - secret:{WORD}\n",
+    "no space, at the root": f"key:{WORD}\n",
+    "no colon": f"client: {{secret {WORD}}}\n",
+    "with a comma": f"client: {{secret: abcdefghijklmnopq,{WORD}}}\n",
+    "as a set": f"admin: {{token, {WORD}}}\n",
+    "as a mapping": f"admin: {{token: {{{WORD}: 1}}}}\n",
+    "as a mapping without a value": f"admin: {{token: {{{WORD}}}}}\n",
+    "as an alias": f"admin:\n  token: *{WORD}\n",
+    "as a tag": f"admin:\n  token: !{WORD} x\n",
+    "as a tag handle": f"admin:\n  token: !{WORD}! x\n",
+    "as an anchor": f"admin:\n  token: &{WORD}\n  listen: &{WORD}\n",
+    "with a control character": f"admin:\n  token: {WORD}\a\n",
+    "in an unclosed variable": f"admin:\n  token: '${{KEY:-{WORD}'\n",
+    "in a variable's name": f"admin:\n  token: '${{a {WORD}}}'\n",
+    "merged": f"http: {{<<: {{secret: {WORD}}}, idle_seconds: x}}\n",
+    "merged from a list": f"http: {{<<: [{{secret: {WORD}}}], idle_seconds: x}}\n",
+    "an alias of it": f"http: {{a: &a {WORD}}}\nclient: {{secret: *a, max_known: 0}}\n",
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_no_fault_shows_a_secret(read, name):
+    for text in (LEAKS[name] + ENDPOINT, ENDPOINT + LEAKS[name], LEAKS[name]):
+        with pytest.raises(SettingsError) as caught:
+            read(text)
+        assert "hunter2" not in str(caught.value)
+        assert "hunter2" not in caught.value.summary
+        assert all(problem.line for problem in caught.value.problems)
+
+
+def test_what_can_hold_no_secret_is_shown(read):
+    text = f"client:\n  secret: {WORD}\nhttp:\n  idle_seconds: x\nfoo: {WORD}\nlog: {{level: y}}\n"
+    with pytest.raises(SettingsError) as caught:
+        read(
+            text
+            + ENDPOINT
+            + "    rules: {BZ-300: {mode: z}}\n    contract: {inputs: [{name: 1}]}\n"
+        )
+    shown = {problem.line: problem.source for problem in caught.value.problems}
+    assert shown.pop(5) == ""
+    assert list(shown) == [4, 6, 11, 12]
+    assert all(shown.values())
+
+
+def test_a_summary_holds_places_and_messages_only(read, tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        read(ENDPOINT + "    mode: off\n    match: /b\n")
+    file = f"{tmp_path}/config.yaml"
+    assert caught.value.summary.splitlines() == [
+        f"{file}:5:11: endpoints[0].mode: must be 'enforce' or 'monitor'",
+        f"{file}:6:5: endpoints[0].match is given twice; first in line 3",
+    ]
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path / "none.yaml")
+    assert caught.value.summary == f"{tmp_path}/none.yaml: no such file or directory"
+
+
+def test_a_variable_that_is_not_text_is_a_fault(faults):
+    (found,) = faults(f"admin:\n  token: ${{TOKEN}}\n{ENDPOINT}", TOKEN="\udcff" * 20)
+    assert found == (2, 10, "the environment variable TOKEN is not UTF-8 text")
+
+
 def test_the_digest_is_of_the_effective_configuration(read):
     plain = read(ENDPOINT)
     assert digest(plain) == digest(read(ENDPOINT + "# a comment\nworkers: 1\n"))
@@ -300,6 +379,7 @@ def test_escape_sequences_do_not_reach_the_terminal(read):
     with pytest.raises(SettingsError) as caught:
         read("listen: \x1b]0;evil\x07\n")
     assert "\x1b" not in str(caught.value)
+    assert "\x1b" not in str(Problem("c.yaml", 1, 1, "wrong", "listen: \x1b]0;evil\x07"))
 
 
 def test_the_caret_stands_below_its_fault_in_long_lines(read):

@@ -201,6 +201,20 @@ def test_one_worker_and_one_state():
     assert set(faults(workers=0)) == {"workers"}
 
 
+def test_names_of_the_admin_listener():
+    given = ["bartizan.Monitoring.svc", "gw-1"]
+    assert make(admin={"hosts": given}).admin.hosts == ("bartizan.monitoring.svc", "gw-1")
+    assert make().admin.hosts == ()
+    wrong = ["", "a:9090", "http://a", "a..b", "-a", "a.", "*.a", "a b", "127.0.0.1", "::1", "é.de"]
+    assert set(faults(admin={"hosts": wrong})) == {f"admin.hosts.{n}" for n in range(len(wrong))}
+
+
+def test_white_space_around_a_secret_is_no_part_of_it():
+    secret = make(client={"secret": f" {'a b' * 6}\r\n"}).client.secret
+    assert secret.get_secret_value() == "a b" * 6
+    assert set(faults(client={"secret": f"short{' ' * 20}"})) == {"client.secret"}
+
+
 def test_clients_and_admin_have_their_own_addresses():
     assert set(faults(listen="127.0.0.1:1", admin={"listen": "127.0.0.1:1"})) == {"admin.listen"}
     assert make(listen="127.0.0.1:0", admin={"listen": "127.0.0.1:0"})
@@ -253,7 +267,6 @@ def test_what_would_do_nothing_is_refused():
         assert make({key: value, "bundle": "b"})
     assert set(faults({"rules": {"BZ-300": {}}})) == {"endpoints.0.rules.BZ-300"}
     assert set(faults({"upstream_tls": {}})) == {"endpoints.0.upstream_tls"}
-    assert set(faults(require_signature=True)) == {"require_signature"}
     tls = {"certificate": "c", "key": "k"}
     assert set(faults(tls=tls, listen="unix:/a")) == {"tls"}
 

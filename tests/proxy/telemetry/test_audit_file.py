@@ -179,8 +179,41 @@ def test_a_head_of_another_key_is_refused(path):
     file = AuditFile(path, keep=3, key=b"one")
     commit(file, 1)
     file.close()
-    with pytest.raises(AuditError, match="another key"):
+    with pytest.raises(AuditError, match="sealed with another key"):
         AuditFile(path, keep=3, key=b"two")
+
+
+BEGUN = {
+    "unsealed": (None, b"one", "not sealed: it was begun without a key"),
+    "another key": (b"one", b"two", "sealed with another key"),
+    "sealed": (b"one", None, "sealed with a key, and none is given"),
+}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_log_is_continued_only_as_it_was_begun(path, name, lost):
+    old, new, words = BEGUN[name]
+    file = AuditFile(path, keep=3, key=old)
+    commit(file, 3)
+    file.close()
+    if lost:
+        path.unlink()
+    before = head_path(path).read_bytes()
+    with pytest.raises(AuditError, match=words):
+        AuditFile(path, keep=3, key=new)
+    assert head_path(path).read_bytes() == before
+    assert path.exists() is not lost
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_log_that_holds_nothing_yet_takes_any_key(path, name):
+    old, new, _ = BEGUN[name]
+    AuditFile(path, keep=3, key=old).close()
+    file = AuditFile(path, keep=3, key=new)
+    commit(file, 1)
+    file.close()
+    assert verify(path, key=new).ok
 
 
 def test_a_disk_that_is_full_loses_nothing(path, monkeypatch):

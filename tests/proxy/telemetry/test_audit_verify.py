@@ -1,8 +1,10 @@
 """Verification: any edit, drop, reorder, insertion or truncation is found, wherever it is."""
 
+import hmac
 import random
 import shutil
 import tracemalloc
+from hashlib import sha256
 
 import orjson
 import pytest
@@ -13,11 +15,13 @@ from hypothesis import strategies as st
 from proxy.telemetry.audit_chain import (
     GENESIS,
     MAX_LINE,
+    SLOT,
     Head,
     Link,
     digest,
     head_path,
     rotated,
+    seal_fault,
 )
 from proxy.telemetry.audit_verify import verify
 
@@ -290,7 +294,95 @@ def test_only_who_has_the_key_can_write_the_head(tmp_path):
     assert kinds(verify(path, key=b"another")) == {"head"}
     head = Head(report.last.seq, report.last.hash, 1, path.stat().st_size)
     head_path(path).write_bytes(head.render(None) * 2)
-    assert kinds(verify(path, key=b"secret")) == {"head"}
+    (finding,) = verify(path, key=b"secret").findings
+    assert (finding.kind, finding.message) == ("head", "not sealed: it was begun without a key")
+
+
+def sealed(values, key=None):
+    """A slot whose seal holds, whatever it says."""
+    body = orjson.dumps(values)
+    seal = (
+        {"mac": hmac.digest(key, body, "sha256").hex()}
+        if key
+        else {"sha256": sha256(body).hexdigest()}
+    )
+    return orjson.dumps({**values, **seal}).ljust(SLOT - 1)[: SLOT - 1] + b"\n"
+
+
+WHOLE = {"seq": 9, "hash": "a" * 64, "first": 1, "offset": 9, "oldest": 1}
+ODD = [
+    {"seq": "99"}, {"seq": True}, {"seq": 1.0}, {"seq": -1}, {"seq": None}, {"seq": 2**64 - 1},
+    {"hash": 1}, {"hash": "x"}, {"hash": "A" * 64}, {"first": 0}, {"first": "1"}, {"offset": -1},
+    {"offset": 2**63}, {"offset": [1]}, {"oldest": {}}, {"oldest": 0}, {"more": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [None, b"secret"])
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_a_head_of_odd_values_is_a_finding(whole, copy, odd, key):
+    path = copy(whole)
+    assert Head.parse(sealed(WHOLE, key), key) == Head(**WHOLE)
+    head_path(path).write_bytes(sealed(WHOLE | odd, key) * 2)
+    assert kinds(verify(path, key=key)) == {"head"}
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_one_slot_of_odd_values_is_a_finding_one_that_is_torn_is_none(whole, copy, slot):
+    path = copy(whole)
+    content = bytearray(head_path(path).read_bytes())
+    where = slice(slot * SLOT, (slot + 1) * SLOT)
+    content[where] = sealed(WHOLE | {"seq": "99"})
+    head_path(path).write_bytes(content)
+    (finding,) = verify(path).findings
+    assert finding.kind == "head"
+    assert finding.message == f"slot {slot} is forged: seq is no number that it can be"
+    content[where] = bytes(SLOT)
+    head_path(path).write_bytes(content)
+    assert verify(path).ok
+
+
+@pytest.mark.parametrize("seal", ["é", 1, None, ["a"], ""])
+def test_an_odd_seal_is_a_finding(whole, copy, seal):
+    path = copy(whole)
+    for name in ("mac", "sha256"):
+        slot = orjson.dumps({**WHOLE, name: seal}).ljust(SLOT - 1) + b"\n"
+        head_path(path).write_bytes(slot * 2)
+        assert kinds(verify(path, key=b"secret")) == {"head"}
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=3,
+)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=SLOT),
+        VALUES.map(orjson.dumps),
+        st.dictionaries(st.sampled_from([*WHOLE, "mac", "sha256"]), VALUES).map(
+            lambda odd: orjson.dumps(WHOLE | odd)
+        ),
+        st.dictionaries(st.sampled_from([*WHOLE, "more"]), VALUES).map(
+            lambda odd: sealed(WHOLE | odd)
+        ),
+    ),
+    st.sampled_from([None, b"secret"]),
+)
+def test_any_slot_is_a_head_or_a_value_error(slot, key):
+    seal_fault(slot.ljust(SLOT) * 2, key)
+    try:
+        head = Head.parse(slot, key)
+    except ValueError:
+        return
+    assert Head.parse(head.render(key), key) == head
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\0" * 1024, b"[]" + b" " * 1022])
