@@ -149,10 +149,13 @@ class Pipeline:
             if self._audit.waits and not await self._recorded(visit):
                 await self._answer(exchange, visit)
                 return
+            whole = response.complete
             record.response_bytes = await exchange.relay(
                 response, b"x-request-id: %b\r\n" % record.id.encode()
             )
             response = None
+            if not whole:
+                record.answered = self._clock()  # streaming waits for upstream and client, not us
         except Refusal as refusal:
             await self._fail(exchange, visit, refusal)  # the upstream's fault
         except Exception as fault:

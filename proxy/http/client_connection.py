@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _INTERIMS: Final = 16  # 1xx answers before the final one; more is not an answer
 
-# Headers of an answer that mean something here, or end here.
-_SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
+# Headers of an answer that mean something here, or end here: requests have an id of ours.
+_SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date", b"x-request-id"}
 
 
 class Stale(Exception):  # noqa: N818 - a state of a connection, not an error
@@ -58,6 +58,7 @@ class ClientConnection(asyncio.Protocol):
         "_read_paused",
         "_reusable",
         "_served",
+        "_tls",
         "_transport",
         "_write_paused",
         "idle_since",
@@ -72,6 +73,7 @@ class ClientConnection(asyncio.Protocol):
         self._parser: Any = HttpResponseParser(self)
         self._transport: Any = None
         self._poll: Callable[[int], list[Any]] | None = None
+        self._tls = False
         self._answer: Response | None = None
         self._served = 0  # answers that were complete
         self._closed = False
@@ -98,7 +100,8 @@ class ClientConnection(asyncio.Protocol):
         if self._closed:
             return False
         poll = self._poll
-        return poll is None or not poll(0)
+        # Under TLS a session ticket may be what is readable, but only before the first answer.
+        return poll is None or (self._tls and not self._served) or not poll(0)
 
     def ask(self, request: UpstreamRequest) -> Response:
         """Sends one request.
@@ -125,7 +128,11 @@ class ClientConnection(asyncio.Protocol):
         if not self._headed and elapsed > self._limits.response_seconds:
             self._fail(Refusal(UPSTREAM_TIMEOUT, "no answer by the response deadline"))
         elif elapsed > self._limits.total_seconds:
-            self._fail(Refusal(UPSTREAM_TIMEOUT, "the answer was incomplete at the total deadline"))
+            # Who makes us pause is the client: that says nothing of the upstream.
+            self._fail(
+                Refusal(UPSTREAM_TIMEOUT, "the answer was incomplete at the total deadline"),
+                blame=not self._read_paused,
+            )
 
     def abandon(self) -> None:
         """Nobody wants the current answer any more: the connection cannot be used again."""
@@ -158,13 +165,12 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        # Under TLS a readable socket may hold a session ticket rather than a byte of an answer.
-        if transport.get_extra_info("ssl_object") is None:
-            sock = transport.get_extra_info("socket")
-            if sock is not None:
-                poll = select.poll()
-                poll.register(sock.fileno(), select.POLLIN)
-                self._poll = poll.poll
+        self._tls = transport.get_extra_info("ssl_object") is not None
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            poll = select.poll()
+            poll.register(sock.fileno(), select.POLLIN)
+            self._poll = poll.poll
         self.upstream.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -326,11 +332,12 @@ class ClientConnection(asyncio.Protocol):
                 _invalid("closed in the middle of the answer" if self._fed else "closed unanswered")
             )
 
-    def _fail(self, refusal: Refusal) -> None:
+    def _fail(self, refusal: Refusal, *, blame: bool = True) -> None:
         answer = self._answer
         self._answer = None
         self.abort()
-        self.upstream.failed()
+        if blame:
+            self.upstream.failed()
         if answer is not None:
             answer.fail(refusal)
 

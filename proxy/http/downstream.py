@@ -10,12 +10,13 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from proxy.http.address import Address
 from proxy.http.application import Application, Intake
 from proxy.http.exchange import Exchange
+from proxy.http.handshake import Handshake
 from proxy.http.limits import ListenerLimits
 from proxy.http.messages import Peer
 from proxy.http.server_connection import ServerConnection
@@ -40,6 +41,7 @@ class Listener:
     Attributes:
         draining: whether every answer is now the last of its connection.
         connections: those that are open.
+        handshakes: the TLS handshakes under way, of connections to be.
         shed: connections refused at accept, in total.
     """
 
@@ -62,6 +64,7 @@ class Listener:
         self.guarded = frozenset(guarded)
         self.draining = False
         self.connections: set[ServerConnection] = set()
+        self.handshakes: set[Handshake] = set()
         self.shed = 0
         self.date = b""
         self._wall = wall
@@ -79,26 +82,23 @@ class Listener:
             OSError: if the address cannot be bound.
         """
         loop = asyncio.get_running_loop()
-        tls: dict[str, Any] = {}
-        if self.address.tls is not None:
-            tls = {"ssl": self.address.tls, "ssl_handshake_timeout": self.limits.head_seconds}
+        tls = self.address.tls
+        accept: Callable[[], asyncio.Protocol]
+        accept = self.accept if tls is None else partial(Handshake, self, tls)
         if self.address.path:
             _refuse_path_in_use(self.address.path)
             self._server = await loop.create_unix_server(
-                self.accept, self.address.path, sock=self._sock, backlog=1024, **tls
+                accept, self.address.path, sock=self._sock, backlog=1024
             )
         elif self._sock is not None:
-            self._server = await loop.create_server(
-                self.accept, sock=self._sock, backlog=1024, **tls
-            )
+            self._server = await loop.create_server(accept, sock=self._sock, backlog=1024)
         else:
             self._server = await loop.create_server(
-                self.accept,
+                accept,
                 self.address.host,
                 self.address.port,
                 backlog=1024,
                 reuse_port=self._reuse_port or None,
-                **tls,
             )
         self._timer = loop.call_later(self.limits.sweep_seconds, self._tick, loop)
 
@@ -129,6 +129,8 @@ class Listener:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for handshake in tuple(self.handshakes):
+            await handshake.cancel()
         for connection in tuple(self.connections):
             connection.abort()
         if self.connections:
@@ -158,8 +160,11 @@ class Listener:
 
     @property
     def crowded(self) -> bool:
-        """Whether there are so many connections that those shed cannot even linger."""
-        return len(self.connections) > self.limits.connections * 5 // 4
+        """Whether there are so many connections, counting those still in their TLS handshake, that
+        those shed cannot even linger.
+        """
+        count = len(self.connections) + len(self.handshakes)
+        return count > self.limits.connections * 5 // 4
 
     def forget(self, connection: ServerConnection) -> None:
         """Counts a connection out."""

@@ -11,7 +11,7 @@ from proxy.http.drive import Drive, Waiter
 from proxy.http.exchange import Exchange
 from proxy.http.messages import Head, Peer, Reply
 from proxy.http.request_reader import NOTHING, SLICE, RequestReader
-from proxy.rules import INTERNAL, MALFORMED, OVERLOADED, Refusal
+from proxy.rules import HEAD_DEADLINE, INTERNAL, MALFORMED, OVERLOADED, Refusal
 
 if TYPE_CHECKING:
     from proxy.http.application import Application
@@ -232,7 +232,8 @@ class ServerConnection(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answers the request that is being read by a refusal, in its turn. No other follows."""
-        self._discarded += 1
+        if refusal.rule is not HEAD_DEADLINE:  # then nothing is unread, and little will come
+            self._discarded += 1
         if self._deaf:
             return  # behind a request that was the last: never a request of its own
         reader = self._reader

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from proxy.http.client_connection import ClientConnection, Stale
 from proxy.http.drive import Waiter
 from proxy.http.limits import PoolLimits
 from proxy.http.response import Response
-from proxy.rules import UPSTREAM_INVALID, UPSTREAM_QUEUE, UPSTREAM_UNREACHABLE, Refusal
+from proxy.rules import UPSTREAM_QUEUE, UPSTREAM_UNREACHABLE, Refusal
 
 __all__ = ["Address", "AddressState", "Pool", "PoolLimits", "PoolState", "Response"]
 
@@ -75,6 +74,7 @@ class _Place:
 
     since: float
     waiter: Waiter
+    fresh: bool = False  # wants leave to open a connection, not one that was used
     connection: ClientConnection | None = None
 
 
@@ -106,7 +106,6 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._now = clock()  # of the last sweep
         self._closing = self._closed = False
-        self._emptied: asyncio.Event | None = None
 
     async def send(self, permit: Permit) -> Response:
         """Sends a request and waits for the head of its answer. There is no other way to send.
@@ -141,24 +140,26 @@ class Pool:
             return response
         connection = await self._acquire(fresh=True)
         response = connection.ask(request)
-        try:
-            await response.progress()
-        except Stale:
-            raise Refusal(UPSTREAM_INVALID, "closed unanswered") from None
+        await response.progress()
         return response
 
     async def close(self, seconds: float = 0.0) -> None:
-        """Ends the pool. Requests that are under way have ``seconds`` to end; new ones may still be
-        sent meanwhile (by exchanges that began before a reload).
+        """Ends the pool after ``seconds``, or as soon as this is cancelled.
+
+        Until then requests may still be sent: by exchanges that began before a reload, whose bodies
+        may be under way while no connection is in use.
         """
         self._closing = True
         for upstream in self._balance.upstreams:
             for connection in tuple(upstream.idle):
                 connection.abort()
-        if seconds > 0 and self._busy():
-            self._emptied = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._emptied.wait(), seconds)
+        try:
+            if seconds > 0:
+                await asyncio.sleep(seconds)
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -221,9 +222,11 @@ class Pool:
                 raise Refusal(UPSTREAM_UNREACHABLE, why)
             if self._closed:
                 raise Refusal(UPSTREAM_UNREACHABLE, "the pool was closed")
+            if fresh and upstream.full and upstream.idle:
+                upstream.idle[0].abort()  # makes room
             connection = None if fresh else upstream.checkout()
             if connection is None and upstream.full:
-                connection = await self._wait()
+                connection = await self._wait(fresh)
             elif connection is None:
                 try:
                     connection = await self._open(upstream)
@@ -276,12 +279,12 @@ class Pool:
             connection = task.result()
             self._freed(connection.upstream, connection)
 
-    async def _wait(self) -> ClientConnection | None:
+    async def _wait(self, fresh: bool) -> ClientConnection | None:
         """Waits for a connection, or for leave to open one (None)."""
         now = self._clock()
         if not self._queue:
             self._queue_empty = now
-        place = _Place(now, Waiter())
+        place = _Place(now, Waiter(), fresh)
         self._queue.append(place)
         try:
             await place.waiter
@@ -303,13 +306,16 @@ class Pool:
                 if now - place.since > self._patience(now):
                     self._turn_away(place)
                     continue
+                if place.fresh and connection is not None:
+                    queue.appendleft(place)
+                    connection.abort()  # comes back here, without a connection
+                    return
                 place.connection = connection
                 place.waiter.wake()
                 return
         if connection is None:
-            if self._emptied is not None and not self._busy():
-                self._emptied.set()
-        elif self._closing:
+            return
+        if self._closing:
             connection.abort()
         else:
             connection.idle_since = self._now
@@ -333,9 +339,6 @@ class Pool:
     def _turn_away(self, place: _Place) -> None:
         self._queue_timeouts += 1
         place.waiter.fail(Refusal(UPSTREAM_QUEUE, "no connection became free", retry_after=1))
-
-    def _busy(self) -> bool:
-        return any(upstream.outstanding for upstream in self._balance.upstreams)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(self._limits.sweep_seconds, self._tick, loop)

@@ -225,8 +225,9 @@ class V2:
 
     def _read(self, text: bytes) -> tuple[Layout, list[list[Any]], bool]:
         """The layout of a request, its JSON data, and whether booleans may be in that."""
-        if len(text) > self._layouts.cheap:
-            self._layouts.check_cost(text)
+        if len(text) > self._layouts.cheap and not self._layouts.check_cost(text):
+            layout = self._layouts.read(text)
+            return layout, layout.arrays, True
         frame, arrays, booleans = split_arrays(text)
         try:
             layout = self._recall(frame) if len(frame) <= _MEMORABLE else self._layouts.read(frame)

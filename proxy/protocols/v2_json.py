@@ -53,11 +53,15 @@ class Bounds(NamedTuple):
     strings: int
 
 
-def check_bounds(text: bytes, bounds: Bounds) -> None:
+def check_bounds(text: bytes, bounds: Bounds) -> bool:
     """Refuses JSON that holds too much, before it is parsed.
 
     What a text costs to parse goes by the values in it, an array or a string several times what a
     number does, and hardly by its length. Commas and brackets inside strings do not count.
+
+    Returns:
+        Whether the bounds hold with the strings counted in. If not, a fault may hide something in
+        what looks like a string: the text is to be parsed from its start on, not in parts.
 
     Raises:
         Refusal: SYNTAX.
@@ -75,8 +79,11 @@ def check_bounds(text: bytes, bounds: Bounds) -> None:
     # that is done only if it matters, and not if there are too many of them.
     if marks.count(b'"') - marks.count(b'\\"') > 2 * bounds.strings:
         raise Refusal(SYNTAX, "more strings than the tensors need")
-    if not within(marks) and not within(_STRING.sub(b"", marks)):
+    if within(marks):
+        return True
+    if not within(_STRING.sub(b"", marks)):
         raise Refusal(SYNTAX, "more values, arrays or objects than the tensors need")
+    return False
 
 
 def split_arrays(text: bytes) -> tuple[bytes, list[list[Any]], bool]:

@@ -110,13 +110,16 @@ class LayoutReader:
         row = _NUMBER * (self._bounds.values - _MAX_COMMAS) // max_rows
         self.cheap = min(max(row, _LEAST), _LARGE)
 
-    def check_cost(self, text: bytes) -> None:
+    def check_cost(self, text: bytes) -> bool:
         """Refuses a text that would be dear to parse and could not be a request anyway.
+
+        Returns:
+            Whether it may be parsed in parts.
 
         Raises:
             Refusal: SYNTAX.
         """
-        check_bounds(text, self._bounds)
+        return check_bounds(text, self._bounds)
 
     def read(self, text: bytes) -> Layout:
         """Reads the JSON of a request; a function of its bytes alone.

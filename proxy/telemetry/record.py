@@ -32,7 +32,7 @@ class Record:
         received: first byte of the request.
         read: request complete.
         decoded, admitted, scored, decided: the end of each stage of the way in.
-        answered: head of the upstream's answer seen.
+        answered: the upstream's answer seen: its head, or all of it where it was streamed.
         finished: last byte of the answer handed to the connection.
         notes: whatever else the audit log is to hold; never payload values unless asked.
     """

@@ -66,13 +66,16 @@ class Pool:
     def __init__(self):
         self.sent = []
         self.fault = None
+        self.complete = True
 
     async def send(self, permit):
         assert type(permit) is Permit
         self.sent.append(permit.request)
         if self.fault is not None:
             raise self.fault
-        return SimpleNamespace(status=200, discard=lambda: self.sent.append("discarded"))
+        return SimpleNamespace(
+            status=200, complete=self.complete, discard=lambda: self.sent.append("discarded")
+        )
 
 
 class Limiter:
@@ -392,6 +395,16 @@ async def test_a_fault_of_the_upstream_is_answered_and_recorded(world):
     assert exchange.status == 504
     assert b"10.0.0.1" not in exchange.answer.body
     assert one.record.decision.reasons[0].rule is rules.UPSTREAM_TIMEOUT
+
+
+async def test_the_time_of_a_stream_is_not_the_firewalls(world):
+    whole, streamed = world(), world()
+    streamed.pool.complete = False
+    for one in (whole, streamed):
+        await one.ask(HONEST)
+    clock_reads = 1.0
+    assert streamed.record.answered == whole.record.answered + clock_reads
+    assert streamed.record.finished - streamed.record.answered == clock_reads
 
 
 async def test_a_defect_anywhere_is_answered_503(world):

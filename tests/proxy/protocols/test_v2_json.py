@@ -225,6 +225,27 @@ def test_a_fault_costs_no_further_reading(text, times, monkeypatch):
     assert round(sum(read) / len(text)) == times
 
 
+@pytest.mark.parametrize(
+    "hidden", [b'" "data":[%s]}', b'"\\5"data":[%s]}"', b'{"data\\":"data":[%s]}']
+)
+def test_an_open_string_hides_nothing(hidden, monkeypatch):
+    """Arrays that look as if in a string are not parsed ahead of the fault before them."""
+    read = []
+
+    def counted(part):
+        read.append(part)
+        return orjson.loads(part)
+
+    wrapped = SimpleNamespace(loads=counted, JSONDecodeError=orjson.JSONDecodeError)
+    monkeypatch.setattr("proxy.protocols.v2_json.orjson", wrapped)
+    contract = Contract.from_config([{"name": "x", "datatype": "FP32", "shape": [-1, 2]}])
+    text = hidden % (b"[1]," * 50_000 + b"[1]")
+    with pytest.raises(Refusal) as refusal:
+        V2("/v2/models/m", contract).decode_request({}, text, ROUTE)
+    assert refusal.value.rule is SYNTAX
+    assert read in ([], [text])
+
+
 def test_a_fault_is_located():
     with pytest.raises(Refusal) as refusal:
         infer(b'{"inputs":[{"name":"a","shape":[3],"datatype":"FP32",\n"data":[1,2,3],}]}')
