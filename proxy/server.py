@@ -45,6 +45,8 @@ _FIXED: Final = ("listen", "admin", "workers", "state", "audit", "http", "log")
 _SUMMARY_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 2.0
 _SPARE_DESCRIPTORS: Final = 64
+_COLLECT_AFTER: Final = 50_000
+"""Container objects made and not freed before the collector looks at the young ones."""
 
 
 def serve(path: Path) -> None:
@@ -125,9 +127,11 @@ class _Server:
                 admin=str(settings.admin.listen),
                 endpoints=[endpoint.name for endpoint in settings.endpoints],
             )
-            # What was made so far stays: the collector need not look at it again.
+            # What was made so far stays: the collector need not look at it again. An exchange
+            # leaves no cycles behind, so it may come seldom.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(_COLLECT_AFTER, 20, 100)
             await self._until_ended(listener, shared)
             self._draining = True
             _log.info("draining", seconds=settings.http.drain_seconds)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proxy.http.downstream import Listener
@@ -27,9 +27,8 @@ class Handshake(asyncio.Protocol):
         self._sock: socket.socket
         self._task: asyncio.Task[None]
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         listener = self._listener
-        assert isinstance(transport, asyncio.Transport)
         try:
             sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         finally:

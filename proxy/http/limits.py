@@ -21,7 +21,8 @@ class ListenerLimits:
             extensions and padded sizes.
         send_seconds: how long a client may take none of its answer.
         idle_seconds: between two requests of a connection.
-        connections: more are answered 503 and closed at accept.
+        connections: more are answered 503 and closed; a quarter more, counting those in their TLS
+            handshake, are closed at accept.
         pipeline_depth: complete requests that may wait behind the one being answered; beyond it
             nothing more is read (at most one segment of 4096 bytes is parsed further).
         linger_seconds, linger_bytes: how long and how much of a refused request is read and thrown

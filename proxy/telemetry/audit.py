@@ -2,7 +2,7 @@
 
 What it promises:
 
-- ``batched``: answers do not wait. Records are handed to the kernel every ``interval`` (5 ms), and
+- ``batched``: answers do not wait. Records are handed to the kernel every ``interval`` (20 ms), and
   are synced to disk every ``sync_interval`` (0.2 s). So ``kill -9`` loses those of the last few
   milliseconds, a power cut those of the last fifth of a second and of a sync under way; nothing
   older. Where the disk is slow, the queue is lost too: at most ``limit`` records.
@@ -59,7 +59,7 @@ class AuditOptions:
     rotate_bytes: int = 256 * 2**20
     keep: int = 16
     key: bytes | None = field(default=None, repr=False)
-    interval: float = 0.005
+    interval: float = 0.02
     sync_interval: float = 0.2
     limit: int = 16_384
     limit_bytes: int = 64 * 2**20

@@ -11,8 +11,11 @@ UNLIMITED = resource.RLIM_INFINITY
 def fill_disk(guard):
     """Lets the audit log grow no more, as a full disk would; the process's own log still may."""
     assert statuses(guard, 30) == [200] * 30
+    # Records reach the file a little after their answers.
+    guard.process.wait_until(
+        lambda: guard.audit.stat().st_size > 4 * guard.process.log.stat().st_size
+    )
     size = guard.audit.stat().st_size
-    assert size > 4 * guard.process.log.stat().st_size
     resource.prlimit(guard.process.pid, resource.RLIMIT_FSIZE, (size, UNLIMITED))
 
 

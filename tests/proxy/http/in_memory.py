@@ -34,8 +34,10 @@ class Clock:
 class MemoryTransport(asyncio.Transport):
     """Keeps what is written. ``lose`` is the other end's, or the event loop's, doing."""
 
-    def __init__(self, protocol: asyncio.Protocol, *, peername: Any = ("192.0.2.1", 4711)) -> None:
-        super().__init__({"peername": peername})
+    def __init__(
+        self, protocol: asyncio.Protocol, *, peername: Any = ("192.0.2.1", 4711), **extra: Any
+    ) -> None:
+        super().__init__({"peername": peername, **extra})
         self.protocol = protocol
         self.written = bytearray()
         self.writes = 0

@@ -13,12 +13,14 @@ from collections import Counter
 from random import Random
 from typing import ClassVar
 
+import pytest
 from in_memory import post
 from on_loopback import PATIENCE, site
 
 from proxy.http.limits import PoolLimits
+from proxy.http.tls import client_context, server_context
 
-REQUESTS = 100_000
+REQUESTS = {"plain": 100_000, "tls": 5_000}  # a handshake costs as much as many requests
 CLIENTS = 24
 STALE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nSTALE"
 
@@ -198,10 +200,10 @@ class Client(asyncio.Protocol):
 class Run:
     """All of it, until enough requests were sent."""
 
-    def __init__(self, random, port):
+    def __init__(self, random, port, requests):
         self.random = random
         self.port = port
-        self.left = REQUESTS
+        self.left = requests
         self.done = Counter()
         self.wrong = []
         self.over = asyncio.get_running_loop().create_future()
@@ -231,12 +233,18 @@ class Run:
             self.over.set_result(None)
 
 
-async def test_no_answer_reaches_the_wrong_client():
+@pytest.mark.parametrize("wire", REQUESTS)
+async def test_no_answer_reaches_the_wrong_client(wire, authority):
+    requests = REQUESTS[wire]
+    few = requests // 1000
+    tls = server_context(*authority.issue("server")), client_context(authority.path)
     upstream = Upstream(Random("upstream"))
     # More clients than connections: the queue takes part.
     limits = PoolLimits(connections=CLIENTS * 3 // 4, queue_seconds=30, queue_target_seconds=30)
-    async with site(upstream, pool_limits=limits) as running:
-        run = Run(Random("clients"), running.listener.port)
+    async with site(
+        upstream, pool_limits=limits, upstream_tls=tls if wire == "tls" else (None, None)
+    ) as running:
+        run = Run(Random("clients"), running.listener.port, requests)
         for _ in range(CLIENTS):
             run.start()
         async with asyncio.timeout(PATIENCE * 15):
@@ -245,11 +253,11 @@ async def test_no_answer_reaches_the_wrong_client():
         raised = running.application.raised
         assert {type(error).__name__ for error in raised} <= {"CancelledError", "Refusal"}
     assert run.wrong == []
-    assert run.done["right"] > REQUESTS * 0.8
+    assert run.done["right"] > requests * 0.8
     for what in ("left", "left midway", "shut its end", "cut", 502):
-        assert run.done[what] > 100, run.done
+        assert run.done[what] > few, run.done
     for kind in Upstream.KINDS:
-        assert upstream.done[kind] > 100, kind
-    assert upstream.done["extra while idle"] > 100
-    assert state.unsolicited > 1000
+        assert upstream.done[kind] > few, kind
+    assert upstream.done["extra while idle"] > few
+    assert state.unsolicited > 10 * few
     assert state.stale_replaced > 0

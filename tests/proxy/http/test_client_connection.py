@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
-from in_memory import World, answer, permit
+from in_memory import MemoryTransport, World, answer, permit
 
+from proxy.http.client_connection import ClientConnection
 from proxy.http.limits import PoolLimits
 from proxy.rules import Refusal
 
@@ -47,6 +49,13 @@ GOOD = {
         ),
         200,
         [(b"x-stays", b"2")],
+        b"abc",
+        True,
+    ),
+    "an id of its own": (
+        answer(b"abc", b"X-Request-Id: 1", b"X: y"),
+        200,
+        [(b"x", b"y")],
         b"abc",
         True,
     ),
@@ -112,7 +121,7 @@ def feed(transport, data, step):
 
 
 def test_how_many():
-    assert (len(GOOD), len(BAD)) == (16, 22)
+    assert (len(GOOD), len(BAD)) == (17, 22)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -318,6 +327,21 @@ async def test_whatever_arrives_on_an_idle_connection_ends_it(world, what):
     assert state.errors == 0
     _, other = await ask(world)
     assert other is not transport
+
+
+@pytest.mark.parametrize("tls", [object(), None])
+async def test_a_session_ticket_may_arrive_before_the_first_answer_only(world, tls):
+    (upstream,) = world.pool._balance.upstreams
+    connection = ClientConnection(upstream, PoolLimits(), world.clock)
+    near, far = socket.socketpair()
+    with near, far:
+        transport = MemoryTransport(connection, ssl_object=tls, socket=near)
+        assert connection.usable()
+        far.send(b"ticket")  # the kernel has it; the event loop has not read it
+        assert connection.usable() is (tls is not None)
+        connection.ask(permit(b"q").request)
+        transport.feed(answer(b"1"))
+        assert not connection.usable()
 
 
 async def test_a_request_that_was_not_taken_whole_leaves_no_connection_to_reuse(world):

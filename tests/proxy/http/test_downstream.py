@@ -4,95 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
+import select
 import socket
 import ssl
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from in_memory import echo, post
-from on_loopback import PATIENCE, site
+from cryptography.hazmat.primitives import serialization
+from in_memory import echo, permit, post
+from on_loopback import PATIENCE, echo_body, site
 
 from proxy.http.address import Address
 from proxy.http.downstream import Listener
 from proxy.http.limits import ListenerLimits
 from proxy.http.messages import Reply
 from proxy.http.tls import client_context, server_context
-
-
-class Authority:
-    """A certificate authority with a key, and what it signs, as PEM files."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")])
-        self.path = str(folder / "ca.pem")
-        self._write(self.path, self._sign(self.name, self.key, ca=True))
-
-    def issue(self, name):
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        paths = str(self.folder / f"{name}.pem"), str(self.folder / f"{name}.key")
-        self._write(paths[0], self._sign(subject, key, ca=False))
-        (self.folder / f"{name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return paths
-
-    def _sign(self, subject, key, *, ca):
-        now = datetime.datetime.now(datetime.UTC)
-        day = datetime.timedelta(days=1)
-        names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - day)
-            .not_valid_after(now + day)
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
-                critical=False,
-            )
-            .add_extension(
-                x509.KeyUsage(
-                    digital_signature=True,
-                    content_commitment=False,
-                    key_encipherment=False,
-                    data_encipherment=False,
-                    key_agreement=False,
-                    key_cert_sign=ca,
-                    crl_sign=ca,
-                    encipher_only=False,
-                    decipher_only=False,
-                ),
-                critical=True,
-            )
-            .sign(self.key, hashes.SHA256())
-        )
-
-    def _write(self, path, certificate):
-        with open(path, "wb") as file:  # noqa: PTH123 - the TLS functions take text paths
-            file.write(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 async def test_tcp():
@@ -174,6 +100,65 @@ async def test_tls_and_mutual_tls_on_both_sides(authority):
             read = await running.talk(post(b"x", b"Connection: close"), ssl=stranger)
         assert read == b""
         assert len(running.application.handled) == 2
+
+
+async def test_what_comes_late_over_tls_is_for_nobody(authority):
+    """The bytes are there, but the event loop has not read them: it is busy until they are."""
+    connections = []
+
+    def answer(connection, request):
+        connections.append(connection)
+        echo_body(connection, request)
+
+    tls = server_context(*authority.issue("server")), client_context(authority.path)
+    async with site(answer, upstream_tls=tls) as running:
+        pool = running.application.pool
+        for nonce in (b"first", b"second"):
+            response = await pool.send(permit(nonce))
+            assert await response.body(100) == nonce
+        assert len(running.upstream.connections) == 1  # kept alive
+        (pooled,) = pool._balance.upstreams[0].connections
+        connections[0].transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        arrived = select.poll()
+        arrived.register(pooled._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        assert arrived.poll(PATIENCE * 1000)
+        response = await pool.send(permit(b"third"))
+        assert await response.body(100) == b"third"
+        assert len(running.upstream.connections) == 2
+
+
+async def test_silent_handshakes_count_as_connections(authority):
+    listen = Address("127.0.0.1", 0, tls=server_context(*authority.issue("server")))
+    async with site(listen=listen, limits=ListenerLimits(connections=4)) as running:
+        listener = running.listener
+        async with asyncio.timeout(PATIENCE):
+            silent = [await running.connect() for _ in range(5)]
+            reader, writer = await running.connect()
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""  # one too many
+            writer.close()
+            assert (len(listener.handshakes), listener.shed) == (5, 1)
+            silent[0][1].close()
+            silent[1][1].write(b"GET / HTTP/1.1\r\n\r\n")  # no handshake
+            while len(listener.handshakes) > 3:  # noqa: ASYNC110 - until it is noticed
+                await asyncio.sleep(0)
+            trusted = client_context(authority.path)
+            read = await running.talk(post(b"abc", b"Connection: close"), ssl=trusted)
+            assert read.endswith(b"abc")
+        assert listener.shed == 1
+        await listener.close()
+        assert listener.handshakes == set()
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_a_handshake_has_a_deadline(authority):
+    listen = Address("127.0.0.1", 0, tls=server_context(*authority.issue("server")))
+    async with site(listen=listen, limits=ListenerLimits(head_seconds=0.005)) as running:
+        assert await running.talk(b"", shut=False) == b""
+        async with asyncio.timeout(PATIENCE):
+            while running.listener.handshakes:  # noqa: ASYNC110 - until it is noticed
+                await asyncio.sleep(0)
 
 
 async def test_a_refusal_under_tls_is_readable(authority):

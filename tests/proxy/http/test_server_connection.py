@@ -484,7 +484,8 @@ async def test_a_head_has_a_deadline(world):
     client.feed(b"X: y\r\n")
     world.listener.sweep()
     assert client.take() == refused(b"408 Request Timeout", b"BZ-104")
-    assert client.eof
+    assert client.closed  # at once: nothing is unread
+    assert not client.aborted
 
 
 async def test_a_method_byte_by_byte_is_a_head_too(world):

@@ -241,6 +241,55 @@ async def test_nothing_is_repeated_on_a_fresh_connection(world):
     assert len(world.dialer.transports) == 1
 
 
+async def test_the_replacement_is_fresh_even_if_the_pool_was_full():
+    world = World(pool_limits=PoolLimits(connections=2))
+    old, stale = await both_used(world)
+    busy = await under_way(world, b"busy")
+    again = await under_way(world, b"again")
+    waiting = await under_way(world, b"waiting")
+    stale, old = (old, stale) if old.written.endswith(b"again") else (stale, old)
+    stale.lose()  # its place goes to who waits
+    await world.settle()
+    assert world.pool.state().waiting == 1
+    old.feed(answer(b"1"))
+    await busy
+    await world.settle()
+    assert old.aborted
+    third, fourth = world.dialer.transports[2:]
+    assert third.take().endswith(b"waiting")
+    assert fourth.take().endswith(b"again")
+    third.feed(answer(b"2"))
+    fourth.feed(answer(b"3"))
+    assert await (await waiting).body(9) == b"2"
+    assert await (await again).body(9) == b"3"
+
+
+async def test_the_replacement_takes_the_place_of_an_idle_connection():
+    world = World(pool_limits=PoolLimits(connections=2))
+    old, stale = await both_used(world)
+    again = await under_way(world, b"again")
+    stale, old = (old, stale) if old.written else (stale, old)
+    (upstream,) = world.pool._balance.upstreams
+    upstream.connecting += 1  # somebody else opens the last one
+    stale.lose()
+    await world.settle()
+    assert old.aborted
+    upstream.connecting -= 1
+    world.dialer.last.feed(answer(b"2"))
+    assert await (await again).body(9) == b"2"
+
+
+async def both_used(world):
+    """Two idle connections."""
+    tasks = [await under_way(world) for _ in range(2)]
+    for transport in world.dialer.transports:
+        transport.take()
+        transport.feed(answer(b"1"))
+    for task in tasks:
+        await task
+    return world.dialer.transports
+
+
 # Deadlines
 
 
@@ -272,6 +321,22 @@ async def test_the_whole_of_an_answer_has_a_deadline(world):
     world.clock.advance(0.1)
     world.pool.sweep()
     assert await refusal(body) == "BZ-131"
+
+
+@pytest.mark.parametrize("slow", ["client", "upstream"])
+async def test_a_slow_client_is_not_the_upstreams_fault(slow):
+    world = World(pool_limits=PoolLimits(buffer_bytes=100))
+    task = await under_way(world)
+    transport = world.dialer.last
+    transport.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    response = await task
+    transport.feed(b"x" * (101 if slow == "client" else 100))
+    world.clock.advance(60.1)
+    world.pool.sweep()
+    assert response.take()
+    assert await refusal(asyncio.create_task(response.read())) == "BZ-131"
+    assert transport.aborted
+    assert world.pool.state().addresses[0].errors == (slow == "upstream")
 
 
 async def test_sweeps_come_by_themselves():
@@ -456,8 +521,28 @@ async def test_a_pool_may_close_gently(world):
     world.dialer.last.feed(answer(b"2"))
     assert await (await task).body(9) == b"1"
     assert await (await late).body(9) == b"2"
-    await closing
     assert all(transport.closed for transport in world.dialer.transports)
+    # A request whose body was under way all the while.
+    last = await under_way(world, b"last")
+    assert not closing.done()
+    world.dialer.last.feed(answer(b"3"))
+    assert await (await last).body(9) == b"3"
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert await refusal(send(world)) == "BZ-130"
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_gentle_close_ends_in_time_or_when_it_is_told_to(world, told):
+    task = await under_way(world)
+    closing = asyncio.create_task(world.pool.close(60 if told else 0.001))
+    await asyncio.sleep(0)
+    if told:
+        closing.cancel()
+    await asyncio.wait([closing])
+    assert world.dialer.last.aborted
+    assert await refusal(task) == "BZ-132"
 
 
 def test_a_pool_needs_an_address():
