@@ -233,7 +233,7 @@ class _Server:
 
     def _observe(self, listener: Listener, shared: Shared) -> None:
         """Shows the metrics where their figures are."""
-        self._metrics.connections = lambda: len(listener.connections)
+        self._metrics.connections = lambda: len(listener.connections) + len(listener.handshakes)
         self._metrics.connections_shed = lambda: listener.shed
         self._metrics.upstreams = lambda: self._generation.upstreams()  # noqa: PLW0108 - a reload replaces it
         self._metrics.clients = lambda: self._generation.clients()  # noqa: PLW0108 - as above

@@ -530,7 +530,9 @@ async def test_a_pool_may_close_gently(world):
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await closing
-    assert await refusal(send(world)) == "BZ-130"
+    over = await under_way(world)
+    assert over.done()
+    assert await refusal(over) == "BZ-130"
 
 
 @pytest.mark.parametrize("told", [True, False])
