@@ -258,8 +258,16 @@ class Pipeline:
         if findings and self._refuses(visit, findings):
             return None
         if request is not None:
-            lines, body = codec.encode_request(request)
-        else:
+            try:
+                lines, encoded = codec.encode_request(request)
+            except Exception as fault:
+                _log.exception("fault", endpoint=endpoint.name, request=record.id)
+                if self._refuses(visit, [*findings, Reason(rules.INTERNAL, repr(fault))]):
+                    return None
+                request = None
+            else:
+                body = encoded
+        if request is None:
             # Monitor mode, or a fault that the failure mode tolerates: what was not understood
             # goes on as it came, in a head of our own.
             lines = _lines(head, codec.framing)

@@ -70,6 +70,21 @@ def test_the_recorded_digest_is_that_of_the_bytes_the_model_got(recorder, gatewa
     assert len(set(digests)) == 50
 
 
+def test_a_configured_key_seals_the_log(recorder, gateway, tmp_path):
+    key = "a key of at least sixteen characters"
+    guard = gateway([recorder.endpoint()], audit={"key": key})
+    assert ask(guard.address, request_of("sealed")).status == 200
+    assert guard.stop() == 0
+    head = guard.audit.with_name(f"{guard.audit.name}.head").read_bytes()
+    assert b'"mac"' in head
+    assert key.encode() not in head + guard.audit.read_bytes()
+    for given, status in ((key, 0), ("another key, as long as the first", 1)):
+        (tmp_path / "key").write_text(given)
+        options = ["--key-file", str(tmp_path / "key")]
+        command = [*BARTIZAN, "audit", "verify", str(guard.audit), *options]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == status
+
+
 @pytest.mark.parametrize("damage", ["edit", "drop", "swap", "truncate"])
 def test_damage_is_found(ended, damage):
     assert verify(ended) == 0

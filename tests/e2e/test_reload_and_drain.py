@@ -1,10 +1,13 @@
 """SIGHUP and SIGTERM while requests are under way: none fails."""
 
+import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from traffic import Traffic, ask, request_of
+
+from loadtest.process import ProcessError
 
 REQUESTS = 10_000
 
@@ -90,3 +93,23 @@ def test_a_bundle_that_is_not_one_keeps_the_old_configuration(recorder, gateway,
     guard.write()
     assert not reloaded(guard)
     assert ask(guard.address, request_of()).status == 200
+
+
+def test_what_needs_a_restart_is_refused_as_a_whole(recorder, gateway):
+    guard = gateway([recorder.endpoint()])
+    guard.settings["http"] = {"header_count": 9}
+    guard.settings["endpoints"] = [recorder.endpoint(limits={"rows_per_request": 1})]
+    guard.write()
+    assert not reloaded(guard)
+    assert ask(guard.address, request_of(rows=2)).status == 200, "the old configuration serves"
+    assert guard.stop() == 0
+    assert "changes of http need a restart" in guard.audit.read_text()
+
+
+def test_more_connections_than_descriptors_is_told_at_start(recorder, gateway):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > 1_000_000:
+        pytest.skip("the system allows more descriptors than can be configured")
+    guard = gateway([recorder.endpoint()], wait=False, http={"connections": 1_000_000})
+    with pytest.raises(ProcessError, match=r"ended with status 3:[\s\S]*file descriptors"):
+        guard.process.wait_until(lambda: False)

@@ -371,6 +371,22 @@ async def test_an_answer_that_nobody_takes_is_discarded(world):
     assert one.pool.sent[1:] == ["discarded"]
 
 
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+async def test_a_fault_while_encoding_follows_the_failure_mode(world, failure_mode, monkeypatch):
+    def broken(self, request):
+        raise ZeroDivisionError("bug")
+
+    monkeypatch.setattr(V2, "encode_request", broken)
+    one = world(failure_mode=failure_mode)
+    exchange = await one.ask(HONEST)
+    assert one.record.fault == rules.INTERNAL.id
+    if failure_mode is FailureMode.DENY:
+        assert (exchange.status, one.pool.sent) == (503, [])
+    else:
+        assert exchange.status == 200
+        assert one.pool.sent[0].body == HONEST
+
+
 async def test_a_tolerated_fault_does_not_excuse_a_limit(world):
     one = world(failure_mode=FailureMode.ALLOW)
     one.scorer.fault = ScoreFault("not finite")
