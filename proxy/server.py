@@ -73,6 +73,7 @@ class _Server:
         self._fixed = _fixed(settings)
         self._reloads: asyncio.Queue[None] = asyncio.Queue()
         self._ended = asyncio.Event()
+        self._listening = False
         self._draining = False
         self._watching: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
@@ -120,6 +121,7 @@ class _Server:
         try:
             await self._asked()
             await listener.start()
+            self._listening = True
             _log.info(
                 "listening",
                 clients=str(settings.listen),
@@ -245,6 +247,8 @@ class _Server:
         """Why no traffic should be sent here; nothing if it may."""
         if self._draining:
             return ["draining"]
+        if not self._listening:
+            return ["not listening yet"]
         return self._generation.problems()
 
     def endpoints(self) -> list[dict[str, Any]]:
