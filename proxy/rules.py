@@ -80,6 +80,10 @@ _COSTLY = "AML.T0034.001"  # Cost Harvesting: resource-intensive queries
 _EVADE = "AML.T0015"  # Evade AI Model
 _CRAFT = "AML.T0043"  # Craft Adversarial Data
 _ACCESS = "AML.T0040"  # AI Model Inference API Access
+_BLACK_BOX = "AML.T0043.001"  # Craft Adversarial Data: black-box optimisation
+_VERIFY = "AML.T0042"  # Verify Attack
+_EXTRACT = "AML.T0024.002"  # Exfiltration via AI Inference API: extract AI model
+_REPLICATE = "AML.T0005.001"  # Create Proxy AI Model: train proxy via replication
 
 # fmt: off
 # BZ-1xx: the protocol. The request could not be read, or must not be passed on.
@@ -119,6 +123,19 @@ CONTRACT_UNKNOWN = _rule(204, 503, "model contract not known yet", "The contract
 # BZ-3xx: outliers. The input is unlike the honest data.
 OUTLIER = _rule(300, 403, "request refused", "The merged outlier score passed the calibrated threshold.", _EVADE, _CRAFT)
 DETECTOR_FAULT = _rule(390, 503, "request cannot be inspected", "A detector failed or returned a score that is not finite; the failure mode decided.")
+
+# BZ-5xx: patterns. The sequence of a client's queries is unlike any honest client's.
+PROBING_CLIENT = _rule(500, 403, "request refused", "The client's queries step around a point as a black-box attack does.", _BLACK_BOX, _VERIFY, _EVADE)
+PROBING_SUBNET = _rule(501, 403, "request refused", "The subnet's clients together step around a point as a black-box attack does.", _BLACK_BOX, _VERIFY, _EVADE)
+PROBING_LINEAGE = _rule(502, 403, "request refused", "The query descends from others', of whatever clients, that together step around a point as a black-box attack does.", _BLACK_BOX, _VERIFY, _EVADE)
+PROBING_ENDPOINT = _rule(503, 403, "request refused", "All clients of the endpoint together step around points as black-box attacks do. It is recorded and refuses nothing: it is nobody's fault alone.", _BLACK_BOX)
+EXTRACTION_CLIENT = _rule(510, 403, "request refused", "The client's inputs as a whole are not drawn as honest ones are: a model is being extracted with synthetic or foreign inputs.", _EXTRACT, _REPLICATE)
+EXTRACTION_SUBNET = _rule(511, 403, "request refused", "The inputs of the subnet's clients as a whole are not drawn as honest ones are.", _EXTRACT, _REPLICATE)
+EXTRACTION_ENDPOINT = _rule(513, 403, "request refused", "The inputs of all clients of the endpoint as a whole are not drawn as honest ones are. It is recorded and refuses nothing: drift looks the same.", _EXTRACT)
+COVERAGE_CLIENT = _rule(520, 403, "request refused", "The client has seen more of the input space than the endpoint's coverage limit allows.", _EXTRACT, _REPLICATE)
+PACED = _rule(540, 429, "rate limit exceeded", "The client is throttled for a pattern: a row passes now and then. Its words are those of an ordinary limit.", _BLACK_BOX, _EXTRACT)
+BANNED = _rule(550, 403, "request refused", "The operator banned the client until a moment.", _ACCESS)
+PATTERN_FAULT = _rule(590, 503, "request cannot be inspected", "A pattern statistic failed or is not finite; the failure mode decided.")
 
 # BZ-6xx: limits. Rows are the unit of every limit.
 ROWS_PER_REQUEST = _rule(600, 413, "too many rows in one request", "The request holds more rows than the endpoint allows.", _COSTLY, explains=True)

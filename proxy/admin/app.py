@@ -14,25 +14,48 @@ from proxy.telemetry.exposition import OPENMETRICS, TEXT
 _VERSION: Final = version("bartizan")
 
 
-class Exposition(Protocol):
-    """What renders the metrics."""
-
-    def render(self, openmetrics: bool = False) -> bytes:
-        """Every metric as text."""
-
-
 class AdminSource(Protocol):
-    """What the admin listener asks the server."""
+    """What the admin listener asks: one worker, or the supervisor of several. Values are ready for
+    JSON."""
 
-    def ready(self) -> list[str]:
+    async def ready(self) -> list[str]:
         """Why no traffic should be sent here; empty if it may."""
 
-    def endpoints(self) -> list[dict[str, Any]]:
-        """The endpoints as they are served now, ready for JSON."""
+    async def render(self, openmetrics: bool = False) -> bytes:
+        """Every metric as text."""
 
-    @property
-    def metrics(self) -> Exposition:
-        """Every number."""
+    async def endpoints(self) -> list[dict[str, Any]]:
+        """The endpoints as they are served now."""
+
+    async def clients(self, endpoint: str | None, most: int) -> list[dict[str, Any]]:
+        """The clients with the most evidence against them, the strongest first.
+
+        Raises:
+            LookupError: if there is no such endpoint.
+        """
+
+    async def client(self, client: str, endpoint: str | None) -> list[dict[str, Any]]:
+        """What each endpoint knows of one client: the same keys as in :meth:`clients`.
+
+        Raises:
+            LookupError: if there is no such endpoint.
+        """
+
+    async def forgive(self, client: str, endpoint: str | None) -> None:
+        """Forgets what was learnt about a client, and lifts its ban.
+
+        Raises:
+            LookupError: if there is no such endpoint.
+            StateUnavailable: if it could not be done.
+        """
+
+    async def ban(self, client: str, seconds: float, endpoint: str | None) -> None:
+        """Bans a client for so long.
+
+        Raises:
+            LookupError: if there is no such endpoint.
+            StateUnavailable: if it could not be done.
+        """
 
 
 def make_app(source: AdminSource, guard: Guard) -> web.Application:

@@ -1,4 +1,5 @@
-"""Quotas of rows: the arithmetic, which is pure, and the interface that every backend serves.
+"""Quotas of rows and sketches of clients: the arithmetic, which is pure, and the interface that
+every backend serves.
 
 A quota is a rate with a burst, an allowance for a day, or both. The rate is GCRA (ITU-T I.371, the
 "virtual scheduling" form of the leaky bucket) in whole nanoseconds, so that it is exact: over any
@@ -12,9 +13,11 @@ take is a local operation everywhere: it admits, denies, or says which lease it 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
+
+from detectors.patterns.exchange import Delta, Merged
 
 NANOSECONDS: Final = 1_000_000_000
 DAY_SECONDS: Final = 86_400
@@ -165,14 +168,87 @@ class Ledger(Protocol):
         """How many keys each scope keeps apart now."""
 
 
+class Sketches(Protocol):
+    """What is learnt about the clients of one endpoint, and what the operator said of them.
+
+    The truth of all replicas; what a worker decides on is its own copy, as of the last exchange.
+    """
+
+    async def exchange(self, deltas: Sequence[Delta]) -> Sequence[Merged]:
+        """Adds what was learnt here, each delta once whatever fails, and gives what all know.
+
+        While the state cannot be reached, deltas are kept within a bound and added later; then the
+        answer holds fewer keys than were given, or none. It raises nothing on that account.
+        """
+
+    async def look(self, key: str) -> Merged | None:
+        """What all know of one key, or None if nobody learnt anything."""
+
+    async def strongest(self, most: int) -> Sequence[tuple[str, float]]:
+        """The clients with the most evidence against them and its nats, the strongest first."""
+
+    async def forgive(self, client: str) -> None:
+        """Forgets what was learnt about a client, here and, at their next exchange, everywhere.
+
+        Raises:
+            StateUnavailable: if it could not be done.
+        """
+
+    async def ban(self, client: str, seconds: float) -> None:
+        """Bans a client for so long; 0 lifts a ban.
+
+        Raises:
+            StateUnavailable: if it could not be done.
+        """
+
+    async def bans(self) -> Mapping[str, float] | None:
+        """Seconds left of every ban, by client; None if it cannot be told now."""
+
+
+class StateUnavailable(Exception):  # noqa: N818 - the condition's name
+    """The shared state cannot be reached, so what the operator asked for was not done."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateHealth:
+    """How the shared state stands.
+
+    Attributes:
+        degraded: local limits hold, because the state cannot be reached or cannot be written.
+        problem: why, or "".
+        replicas: workers that share it, this one included.
+        spooled: keys whose deltas wait to be added.
+        dropped: deltas lost so far because the spool was full.
+        calls: commands sent so far.
+        failures: commands that failed so far.
+    """
+
+    degraded: bool = False
+    problem: str = ""
+    replicas: int = 1
+    spooled: int = 0
+    dropped: int = 0
+    calls: int = 0
+    failures: int = 0
+
+
 class State(Protocol):
-    """Where quotas are kept. It outlives a reload, so that a reload forgives nobody."""
+    """Where quotas and sketches are kept. It outlives a reload, so that a reload forgives nobody."""
 
     def ledger(self, name: str, quotas: Sequence[Quota]) -> Ledger:
         """The ledger of this name, with these quotas from now on, what was used so far kept."""
 
+    def sketches(self, name: str) -> Sketches:
+        """The sketches of this endpoint."""
+
+    def health(self) -> StateHealth:
+        """How it stands now."""
+
     def resize(self, most: int) -> None:
         """Keeps ``most`` keys of each scope apart from now on."""
+
+    async def start(self) -> None:
+        """Begins to share. A state that cannot be reached yet is a degraded one, not an error."""
 
     async def close(self) -> None:
         """Gives back what is held."""
