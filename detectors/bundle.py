@@ -13,35 +13,50 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from detectors.calibration import BudgetError, Calibration, Tail, threshold_rank
 from detectors.container import ContainerError, npy_header, read_container, write_container
+from detectors.golden import (
+    GOLDEN_PATTERNS,
+    GOLDEN_SCORES,
+    Arrays,
+    golden_scores,
+    golden_stream,
+    patterns_hold,
+    scores_hold,
+)
 from detectors.manifest import (
     MANIFEST_CAP,
+    PATTERNS_VERSION,
+    SCHEMA_VERSION,
     ArrayEntry,
     CalibrationEntry,
     DetectorEntry,
+    Dtype,
     Manifest,
     ManifestError,
+    PatternsEntry,
     TailEntry,
     TrainingEntry,
     decode_manifest,
 )
 from detectors.outlier import REGISTRY, IsolationForest, OutlierDetector
 from detectors.outlier.projection import Projection
+from detectors.patterns.model import PatternModel
 from detectors.scorer import Engine, ScoreFault, Scorer
 from detectors.signing import SigningError, sign, verify
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
-_GOLDEN_RELATIVE: Final = 1e-7
-_GOLDEN_ABSOLUTE: Final = 1e-7
-
-Arrays = Mapping[str, npt.NDArray[Any]]
+PATTERNS_CAP: Final = 64 << 20
+"""Bytes of the patterns' arrays, all together."""
+_PATTERNS: Final = "patterns/"
+_NOT_GOLDEN: Final = "the golden vectors do not come out as they did when the bundle was fitted"
+_DTYPES: Final[frozenset[str]] = frozenset(get_args(Dtype))
 
 
 class BundleError(ValueError):
@@ -56,6 +71,7 @@ class Bundle:
         digest: SHA-256 of the manifest, in hexadecimal; it covers every array.
         manifest: what is inside.
         scorer: ready to serve, under the budget that the bundle was fitted for.
+        patterns: of clients over time; None if the bundle was fitted without.
         signature: ``none``; ``unverified`` if there was no key to check it with; ``verified``.
         signer: the fingerprint of the key that verified it, or "".
     """
@@ -65,6 +81,24 @@ class Bundle:
     scorer: Scorer
     signature: Literal["none", "unverified", "verified"]
     signer: str = ""
+    patterns: PatternModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FittedPatterns:
+    """Patterns, ready to be written.
+
+    Attributes:
+        model: what was fitted.
+        budget: the share of honest client-days that may alarm, which the rows support.
+        space: rows that fitted it.
+        streams: other rows, which its honest streams were drawn from.
+    """
+
+    model: PatternModel
+    budget: float
+    space: int
+    streams: int
 
 
 def load_bundle(
@@ -79,7 +113,7 @@ def load_bundle(
         path: the ``.bundle`` file.
         trusted_keys: Ed25519 public keys, PEM. If any is given, one of them must have signed the
             bundle: a signature that was taken off is as bad as a wrong one.
-        engine: as for :class:`Scorer`.
+        engine: as for :class:`Scorer`, and for checking that the patterns come out as fitted.
 
     Raises:
         BundleError: if anything is wrong with it; nothing else, whatever the bytes.
@@ -97,14 +131,15 @@ def load_bundle(
         manifest = decode_manifest(data)
         arrays = _read_arrays(manifest, members)
         scorer = _build(manifest, arrays, engine)
-        _check_golden(scorer, arrays)
+        patterns = _patterns(manifest, arrays, engine)
     except BundleError:
         raise
     except (ManifestError, ValueError, TypeError, IndexError, OverflowError, ScoreFault) as error:
         raise BundleError(f"{error}") from error
     except KeyError as error:
         raise BundleError(f"array {error} is missing") from error
-    return Bundle(hashlib.sha256(data).hexdigest(), manifest, scorer, signature, signer)
+    digest = hashlib.sha256(data).hexdigest()
+    return Bundle(digest, manifest, scorer, signature, signer, patterns)
 
 
 def save_bundle(
@@ -112,6 +147,7 @@ def save_bundle(
     scorer: Scorer,
     training: TrainingEntry,
     *,
+    patterns: FittedPatterns | None = None,
     created: str,
     created_by: str,
     libraries: Mapping[str, str],
@@ -125,6 +161,7 @@ def save_bundle(
         path: where to; an existing file is replaced once the new one is complete.
         scorer: what to write.
         training: where it came from.
+        patterns: of clients over time, to go with it.
         created: RFC 3339, UTC.
         created_by: program and version.
         libraries: versions that took part.
@@ -133,13 +170,19 @@ def save_bundle(
         signing_key: an Ed25519 private key, PEM.
 
     Raises:
+        BundleError: if the patterns are too large.
         SigningError: if the key cannot be used.
         OSError: if the file cannot be written.
     """
-    arrays = dict(_dismantle(scorer))
+    arrays = _dismantle(scorer)
+    if patterns is not None:
+        parameters, own = patterns.model.parts()
+        _check_size(own)
+        arrays |= {f"{_PATTERNS}{name}": array for name, array in own.items()}
+        arrays |= golden_stream(scorer, patterns.model)
     calibration = scorer.calibration
     manifest = Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION if patterns is None else PATTERNS_VERSION,
         created=created,
         created_by=created_by,
         libraries=dict(libraries),
@@ -162,6 +205,13 @@ def save_bundle(
             threshold=calibration.threshold,
         ),
         training=training,
+        patterns=patterns
+        and PatternsEntry(
+            parameters=parameters,
+            budget=patterns.budget,
+            space=patterns.space,
+            streams=patterns.streams,
+        ),
         arrays={
             name: ArrayEntry(
                 dtype=_dtype(array),
@@ -195,7 +245,7 @@ def _check_signature(
 def _read_arrays(manifest: Manifest, members: Mapping[str, bytes]) -> dict[str, npt.NDArray[Any]]:
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, entry in manifest.arrays.items():
-        if not re.fullmatch(r"[a-z_]+(/[a-z_]+){1,2}", name):
+        if not re.fullmatch(r"[a-z_]+(/[a-z0-9_]+){1,2}", name):
             raise BundleError(f"{name!r} is no name for an array")
         data = members.get(f"{name}.npy")
         if data is None:
@@ -219,7 +269,9 @@ def _read_arrays(manifest: Manifest, members: Mapping[str, bytes]) -> dict[str, 
 
 def _build(manifest: Manifest, arrays: Arrays, engine: Engine) -> Scorer:
     projection: Projection | None = None
-    expected = {"calibration/scores", "golden/rows", "golden/scores", "golden/merged"}
+    expected = {"calibration/scores", *GOLDEN_SCORES}
+    if manifest.patterns is not None:
+        expected |= {name for name in arrays if name.startswith(_PATTERNS)} | GOLDEN_PATTERNS
     detectors: list[OutlierDetector] = []
     tails: list[Tail] = []
     for entry in manifest.detectors:
@@ -250,7 +302,10 @@ def _build(manifest: Manifest, arrays: Arrays, engine: Engine) -> Scorer:
         raise BundleError(f"array {min(set(arrays) ^ expected)!r} is missing or unknown")
     if any(detector.features != manifest.features for detector in detectors):
         raise BundleError("a detector is for another number of features than the manifest")
-    return Scorer(detectors, tails, _calibration(manifest, arrays), engine=engine)
+    scorer = Scorer(detectors, tails, _calibration(manifest, arrays), engine=engine)
+    if not scores_hold(scorer, arrays):
+        raise BundleError(_NOT_GOLDEN)
+    return scorer
 
 
 def _calibration(manifest: Manifest, arrays: Arrays) -> Calibration:
@@ -271,35 +326,30 @@ def _calibration(manifest: Manifest, arrays: Arrays) -> Calibration:
     return calibration
 
 
-def golden_rows(features: int, centre: npt.NDArray[Any], spread: npt.NDArray[Any]) -> Any:
-    """(16, d) float32 made-up rows, typical to far out: no row of the data is given away."""
-    noise = np.random.default_rng(16).normal(size=(16, features))
-    reach = np.repeat([0.5, 1.0, 4.0, 1000.0], 4)[:, None]
-    limit = float(np.finfo(np.float32).max)
-    return np.clip(centre + reach * spread * noise, -limit, limit).astype(np.float32)
+def _patterns(manifest: Manifest, arrays: Arrays, engine: Engine) -> PatternModel | None:
+    if manifest.patterns is None:
+        return None
+    own = {
+        name.removeprefix(_PATTERNS): array
+        for name, array in arrays.items()
+        if name.startswith(_PATTERNS)
+    }
+    _check_size(own)
+    model = PatternModel.of_parts(dict(manifest.patterns.parameters), own)
+    if model.features != manifest.features:
+        raise BundleError("the patterns are for another number of features than the manifest")
+    if not patterns_hold(model, arrays, engine):
+        raise BundleError(f"patterns: {_NOT_GOLDEN}")
+    return model
 
 
-def _check_golden(scorer: Scorer, arrays: Arrays) -> None:
-    rows, merged = arrays["golden/rows"], arrays["golden/merged"]
-    if rows.ndim != 2 or not len(rows):
-        raise BundleError("there are no golden vectors")
-    found = scorer.score(rows)
-    tolerances: dict[str, Any] = {"rtol": _GOLDEN_RELATIVE, "atol": _GOLDEN_ABSOLUTE}
-    if (
-        arrays["golden/scores"].shape != found.scores.shape
-        or merged.shape != found.merged.shape
-        or not np.allclose(found.scores, arrays["golden/scores"], **tolerances)
-        or not np.allclose(found.merged, merged, **tolerances)
-    ):
-        raise BundleError(
-            "the golden vectors do not come out as they did when the bundle was fitted"
-        )
+def _check_size(arrays: Arrays) -> None:
+    if sum(array.nbytes for array in arrays.values()) > PATTERNS_CAP:
+        raise BundleError(f"the patterns are larger than {PATTERNS_CAP >> 20} MiB")
 
 
 def _dismantle(scorer: Scorer) -> dict[str, npt.NDArray[Any]]:
     arrays: dict[str, npt.NDArray[Any]] = {}
-    centre: npt.NDArray[Any] = np.zeros(scorer.features)
-    spread: npt.NDArray[Any] = np.ones(scorer.features)
     for detector, tail in zip(scorer.detectors, scorer.tails, strict=True):
         for field in fields(detector):
             value = getattr(detector, field.name)
@@ -307,7 +357,6 @@ def _dismantle(scorer: Scorer) -> dict[str, npt.NDArray[Any]]:
                 arrays[f"{detector.name}/{field.name}"] = value
         if not isinstance(detector, IsolationForest):
             projection = detector.projection
-            centre, spread = projection.mean, projection.scale
             arrays |= {
                 "projection/mean": projection.mean,
                 "projection/scale": projection.scale,
@@ -316,10 +365,7 @@ def _dismantle(scorer: Scorer) -> dict[str, npt.NDArray[Any]]:
         arrays[f"tail/{detector.name}/knots"] = tail.knots
         arrays[f"tail/{detector.name}/evidence"] = tail.evidence
     arrays["calibration/scores"] = scorer.calibration.scores
-    arrays["golden/rows"] = golden_rows(scorer.features, centre, spread)
-    golden = scorer.score(arrays["golden/rows"])
-    arrays["golden/scores"] = np.ascontiguousarray(golden.scores)
-    arrays["golden/merged"] = np.ascontiguousarray(golden.merged)
+    arrays |= golden_scores(scorer)
     return arrays
 
 
@@ -328,10 +374,7 @@ def _parameters(detector: OutlierDetector) -> dict[str, int | float]:
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
-def _dtype(array: npt.NDArray[Any]) -> Literal["<f8", "<f4", "<i4"]:
-    names: dict[Any, Literal["<f8", "<f4", "<i4"]] = {
-        np.dtype(np.float64): "<f8",
-        np.dtype(np.float32): "<f4",
-        np.dtype(np.int32): "<i4",
-    }
-    return names[array.dtype]
+def _dtype(array: npt.NDArray[Any]) -> Dtype:
+    if array.dtype.str not in _DTYPES:
+        raise TypeError(f"a bundle holds no array of {array.dtype}")
+    return cast(Dtype, array.dtype.str)

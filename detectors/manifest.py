@@ -8,14 +8,17 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SCHEMA_VERSION: Final = 1
+PATTERNS_VERSION: Final = 2
+"""Of bundles with patterns: a program that does not know them refuses such a bundle."""
 MANIFEST_CAP: Final = 4 << 20
-ARRAY_CAP: Final = 64
+ARRAY_CAP: Final = 128
 FEATURE_CAP: Final = 1 << 16
 
 Name = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=0, le=1 << 40)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Dtype = Literal["<f8", "<f4", "<f2", "<i8", "<i4", "<u8", "<u4", "<u2", "|u1"]
 
 
 class ManifestError(ValueError):
@@ -30,12 +33,12 @@ class ArrayEntry(_Part):
     """One array: little-endian, C order, as a ``.npy`` member.
 
     Attributes:
-        dtype: ``<f8``, ``<f4`` or ``<i4``.
+        dtype: as numpy writes it.
         shape: one to three lengths.
         sha256: of the array's bytes, without the member's header.
     """
 
-    dtype: Literal["<f8", "<f4", "<i4"]
+    dtype: Dtype
     shape: Annotated[
         list[Annotated[int, Field(ge=0, le=1 << 31)]], Field(min_length=1, max_length=3)
     ]
@@ -110,6 +113,22 @@ class TrainingEntry(_Part):
     classes: dict[Name, Count] | None = None
 
 
+class PatternsEntry(_Part):
+    """The patterns of clients over time; their arrays are ``patterns/…``.
+
+    Attributes:
+        parameters: the scalars of the fitted model.
+        budget: the share of honest client-days that may alarm, which the rows support.
+        space: rows that fitted it.
+        streams: other rows, which its honest streams were drawn from.
+    """
+
+    parameters: Annotated[dict[Name, int | Number | Name], Field(max_length=64)]
+    budget: Share
+    space: Count
+    streams: Count
+
+
 class TensorEntry(_Part):
     """One tensor of the request and the shape of one row of it, in the order of the features."""
 
@@ -121,7 +140,7 @@ class Manifest(_Part):
     """The whole manifest.
 
     Attributes:
-        schema_version: of this format.
+        schema_version: of this format: 2 with patterns, 1 without.
         created: RFC 3339, UTC.
         created_by: program and version.
         libraries: versions that took part in the fit.
@@ -132,10 +151,11 @@ class Manifest(_Part):
         detectors: at least one.
         calibration: the promise.
         training: where the bundle came from.
+        patterns: what is known of honest clients over time, or null.
         arrays: every array by name.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     created: Name
     created_by: Name
     libraries: dict[Name, Name]
@@ -146,11 +166,14 @@ class Manifest(_Part):
     detectors: Annotated[list[DetectorEntry], Field(min_length=1, max_length=32)]
     calibration: CalibrationEntry
     training: TrainingEntry
+    patterns: PatternsEntry | None = None
     arrays: Annotated[dict[Name, ArrayEntry], Field(max_length=ARRAY_CAP)]
 
     def encode(self) -> bytes:
         """The canonical bytes: what is hashed and signed."""
         value = self.model_dump(mode="json")
+        if self.patterns is None:
+            del value["patterns"]  # which version 1 does not know
         return json.dumps(
             value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True
         ).encode()
@@ -167,14 +190,21 @@ def decode_manifest(data: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"the manifest is not strict JSON: {error}") from error
     version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ManifestError(f"schema version {version!r}: this program reads {SCHEMA_VERSION}")
+    if version not in (SCHEMA_VERSION, PATTERNS_VERSION):
+        raise ManifestError(
+            f"schema version {version!r}: "
+            f"this program reads {SCHEMA_VERSION} and {PATTERNS_VERSION}"
+        )
     try:
         manifest = Manifest.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ManifestError(f"manifest: {where}: {first['msg']}") from error
+    if (manifest.patterns is None) != (version == SCHEMA_VERSION):
+        raise ManifestError(
+            f"manifest: patterns go with schema version {PATTERNS_VERSION}, and only with that"
+        )
     if manifest.feature_names is not None and len(manifest.feature_names) != manifest.features:
         raise ManifestError("manifest: feature_names: not as many as there are features")
     return manifest

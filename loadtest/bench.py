@@ -28,7 +28,7 @@ from loadtest.client import Result, closed_loop
 from loadtest.comparison import Sample
 from loadtest.interrupts import ended_in_order, held
 from loadtest.payloads import Floats, infer_request, infer_target
-from loadtest.peers import PEERS, Firewall, Lab, Peer
+from loadtest.peers import PEERS, Firewall, Lab, Peer, client_header
 from loadtest.process import Address, Process, ProcessError, core_seconds, on_cores
 from loadtest.report import DIRECT, Run, machine, markdown
 from loadtest.wire import Session
@@ -40,8 +40,10 @@ CASES: Final = {
     for d in FEATURES
 }
 DETECTORS: Final = "mahalanobis,isolation_forest,pca,knn"
-POOL: Final = 256
-_CANDIDATES: Final = 400
+POOL: Final = 5120
+"""Distinct requests. Each of ``peers.CLIENTS`` clients sends 320 distinct rows in turn, more than
+the firewall remembers to tell a retry: every request is a new query to the patterns."""
+_CANDIDATES: Final = 5400
 _FIT_ROWS: Final = 12_000
 _BUDGET: Final = 0.001
 
@@ -92,10 +94,13 @@ def parse_case(case: str) -> tuple[int, bool]:
 
 
 def build_pool(case: str, rows: Floats) -> list[bytes]:
-    """One request of one row each."""
+    """One request of one row each, of each client in turn."""
     features, binary = parse_case(case)
     target = infer_target(f"f{features}")
-    return [infer_request(row[None], "bench", target, binary=binary) for row in rows]
+    return [
+        infer_request(row[None], "bench", target, binary=binary, headers=[client_header(i)])
+        for i, row in enumerate(rows)
+    ]
 
 
 def choose_rows(subjects: Sequence[Subject], features: int) -> tuple[Floats, int]:

@@ -6,6 +6,7 @@ upstream and listens on 127.0.0.1.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from loadtest.process import BARTIZAN, Address, Process, accepts, free_port
+from loadtest.wire import Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,21 @@ class Peer(ABC):
         """
 
 
+CLIENTS: Final = 16
+"""Clients that the firewall tells apart by their API keys; to the other peers it is one header."""
+
+
+def client_header(number: int) -> Header:
+    """The header by which the firewall knows a client."""
+    return ("X-API-Key", f"bench-{number % CLIENTS:02}")
+
+
 class Firewall(Peer):
-    """Bartizan as it is meant to run: enforcing, four detectors, limits, metrics and audit on."""
+    """Bartizan as it is meant to run: enforcing, four detectors, patterns, limits, metrics and
+    audit on."""
 
     name = "bartizan"
-    title = "Bartizan, enforcing, four detectors"
+    title = "Bartizan, enforcing, four detectors, patterns"
 
     def __init__(self, program: Sequence[str] = BARTIZAN) -> None:
         self._program = program
@@ -107,7 +119,11 @@ class Firewall(Peer):
             "listen": f"127.0.0.1:{port}",
             "admin": {"listen": f"127.0.0.1:{admin}"},
             "workers": 1,
-            "client": {"identify": ["ip"]},
+            "client": {
+                "identify": ["api_key", "ip"],
+                "api_key_header": "x-api-key",
+                "api_keys": str(_api_keys(lab.folder)),
+            },
             "audit": {
                 "path": str(lab.folder / "audit.jsonl"),
                 "durability": "batched",
@@ -190,6 +206,15 @@ class Envoy(Peer):
             "--log-level", "error",
         ]  # fmt: skip
         return _launch(lab, self.name, command, port), ("127.0.0.1", port)
+
+
+def _api_keys(folder: Path) -> Path:
+    """The file of the clients' keys."""
+    path = folder / "api-keys"
+    keys = [client_header(number)[1] for number in range(CLIENTS)]
+    lines = [f"{key}:{hashlib.sha256(key.encode()).hexdigest()}\n" for key in keys]
+    path.write_text("".join(lines))
+    return path
 
 
 def _socket_address(host: str, port: int) -> dict[str, Any]:

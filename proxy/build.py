@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from detectors.patterns.base import Family, Standing
+from detectors.patterns.exchange import Layout
+from detectors.patterns.tracker import PatternTracker
+
 from detectors.bundle import Bundle, BundleError, load_bundle
 from detectors.calibration import BudgetError
+from proxy.client_watch import ClientWatch
 from proxy.contract_watch import ContractWatch
 from proxy.decision import Action, Mode
 from proxy.endpoint import Endpoint
@@ -19,7 +24,7 @@ from proxy.http.tls import client_context, server_context
 from proxy.http.upstream import Pool
 from proxy.identity import Identifier
 from proxy.pipeline import Pipeline
-from proxy.policy import Exclusion, Policy, RuleSetting
+from proxy.policy import HARDNESS, Exclusion, Policy, RuleSetting
 from proxy.protocols.contract import Contract, ContractError
 from proxy.protocols.v2 import V2
 from proxy.settings.endpoint import Endpoint as EndpointSettings
@@ -27,8 +32,10 @@ from proxy.settings.endpoint import LearntContract
 from proxy.settings.endpoint import Quota as QuotaSettings
 from proxy.settings.load import digest
 from proxy.settings.models import Http, Settings
+from proxy.settings.shared_state import MEMORY
 from proxy.state.base import Quota, State
 from proxy.state.limits import Limiter
+from proxy.state.memory import MemoryState
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics, UpstreamState, Watched
 
@@ -40,6 +47,11 @@ FORWARDED: Final = (
 )
 """Request headers that are passed on as the client sent them. Of the others, only a valid trace
 context goes on."""
+
+_FAMILIES: Final = (Family.PROBING.value, Family.EXTRACTION.value)
+"""The families of evidence in the order in which the tracker tells their levels."""
+_MEMORY_SYNC_SECONDS: Final = 1.0
+"""With one worker nobody else waits for what was learnt: it is put by in case it is evicted."""
 
 
 class BuildError(Exception):
@@ -73,6 +85,7 @@ class Generation:
     pipeline: Pipeline
     watches: tuple[ContractWatch, ...]
     bundles: Mapping[str, Bundle]
+    clock: Callable[[], float]
 
     def problems(self) -> list[str]:
         """Why endpoints are not ready."""
@@ -101,6 +114,89 @@ class Generation:
         """How many clients each endpoint's quotas know."""
         return {endpoint.name: endpoint.limiter.known()[0] for endpoint in self.pipeline.endpoints}
 
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the exchanges for as long as this generation serves."""
+        return [
+            *(watch.run() for watch in self.watches),
+            *(endpoint.clients.run() for endpoint in self.pipeline.endpoints),
+        ]
+
+    async def forgive(self, client: str, endpoint: str | None) -> None:
+        """As ``admin.app.AdminSource.forgive``."""
+        for one in self.named(endpoint):
+            await one.clients.forgive(client)
+
+    async def ban(self, client: str, seconds: float, endpoint: str | None) -> None:
+        """As ``admin.app.AdminSource.ban``; 0 seconds lift a ban."""
+        for one in self.named(endpoint):
+            await one.clients.ban(client, seconds)
+
+    async def standings(self, endpoint: str | None, most: int) -> list[dict[str, Any]]:
+        """As ``admin.app.AdminSource.clients``."""
+        told: list[dict[str, Any]] = []
+        for one in self.named(endpoint):
+            known = {standing.client: standing for standing in one.clients.standings(most)}
+            shared = dict(await one.clients.sketches.strongest(most))
+            banned = one.clients.banned_clients(self.clock())
+            for client in dict.fromkeys([*known, *shared, *banned]):
+                levels = {"most": shared[client]} if client in shared else {}
+                told.append(self._told(one, client, known.get(client), levels))
+        told.sort(key=lambda entry: -max(entry["evidence"].values(), default=0.0))
+        return told[:most]
+
+    async def standing(self, client: str, endpoint: str | None) -> list[dict[str, Any]]:
+        """As ``admin.app.AdminSource.client``."""
+        told: list[dict[str, Any]] = []
+        for one in self.named(endpoint):
+            known, levels = one.clients.standing(client), {}
+            if known is None:
+                merged = await one.clients.sketches.look(f"client:{client}")
+                levels = dict(zip(_FAMILIES, merged.levels, strict=False)) if merged else {}
+            entry = self._told(one, client, known, levels)
+            if entry["evidence"] or entry["banned_seconds"] is not None:
+                told.append(entry)
+        return told
+
+    def _told(
+        self, endpoint: Endpoint, client: str, known: Standing | None, levels: dict[str, float]
+    ) -> dict[str, Any]:
+        """One client at one endpoint, for the operator.
+
+        Args:
+            known: as this worker knows it, None if it does not.
+            levels: the evidence (nats) that the state knows of, if this worker does not.
+        """
+        evidence = known.evidence if known else levels
+        thresholds = known.thresholds if known else {}
+        policy, now = endpoint.policy, self.clock()
+        steps = [
+            policy.step(nats, thresholds[family])
+            for family, nats in evidence.items()
+            if family in thresholds
+        ]
+        return {
+            "endpoint": endpoint.name,
+            "client": client,
+            "evidence": evidence,
+            "thresholds": thresholds,
+            "level": max(steps, key=HARDNESS.__getitem__).value if steps else None,
+            "queries": known.queries if known else None,
+            "coverage": known.coverage if known else None,
+            "banned_seconds": endpoint.clients.banned_clients(now).get(client),
+            "seen_seconds_ago": now - known.seen if known else None,
+        }
+
+    def named(self, name: str | None) -> list[Endpoint]:
+        """The endpoint of this name, or all for None.
+
+        Raises:
+            LookupError: if there is none of this name.
+        """
+        found = [one for one in self.pipeline.endpoints if name is None or one.name == name]
+        if not found:
+            raise LookupError(f"no endpoint is named {name!r}")
+        return found
+
     def describe(self) -> list[dict[str, Any]]:
         """The endpoints, for the operator."""
         described = []
@@ -128,6 +224,7 @@ class Generation:
                     "false_positive_budget": scorer.calibration.alpha if scorer else None,
                     "alert_rate": window.rate if window else None,
                     "budget_exceeded": window.exceeded if window else None,
+                    "patterns": dict(endpoint.clients.sizes()) or None,
                     "upstreams": [
                         {
                             "address": state.address,
@@ -139,6 +236,50 @@ class Generation:
                 }
             )
         return described
+
+
+def open_state(
+    settings: Settings,
+    *,
+    clock: Callable[[], float],
+    wall: Callable[[], float],
+    lease_table: memoryview | None = None,
+) -> State:
+    """Where quotas and sketches are kept. Opens no connection.
+
+    Args:
+        lease_table: memory that outlives the process, in which it notes what it has leased.
+
+    Raises:
+        BuildError: if the Redis client is not installed, or a certificate cannot be used.
+    """
+    if settings.state == MEMORY:
+        return MemoryState(
+            settings.client.max_known, wall, retention=settings.sharing.retention_seconds
+        )
+    try:
+        from proxy.state.redis.state import RedisState  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise BuildError(
+            f"a Redis state needs the redis extra, pip install 'bartizan[redis]' ({error})"
+        ) from error
+    sharing, tls = settings.sharing, settings.sharing.tls
+    try:
+        return RedisState(
+            settings.state,
+            username=sharing.username,
+            password=sharing.password.get_secret_value() if sharing.password else None,
+            tls=(tls.ca, tls.certificate, tls.key) if tls else None,
+            wait_seconds=sharing.wait_seconds,
+            lease_seconds=sharing.lease_seconds,
+            retention_seconds=sharing.retention_seconds,
+            most=settings.client.max_known,
+            clock=clock,
+            wall=wall,
+            lease_table=lease_table,
+        )
+    except (OSError, ValueError) as error:
+        raise BuildError(f"state: {error}") from error
 
 
 def load_bundles(settings: Settings) -> dict[str, Bundle]:
@@ -179,6 +320,10 @@ def build(
         for endpoint in settings.endpoints
     }
     old = _pools(previous)
+    clients = {
+        endpoint.name: _clients(settings, endpoint, bundles.get(endpoint.name), shared, previous)
+        for endpoint in settings.endpoints
+    }
     pools = {
         endpoint.name: old.get(_reach(endpoint)) or _pool(endpoint, shared)
         for endpoint in settings.endpoints
@@ -195,6 +340,7 @@ def build(
             policy=_policy(endpoint, identify),
             pool=pools[endpoint.name],
             limiter=_limiter(endpoint, shared.state),
+            clients=clients[endpoint.name],
             metrics=shared.metrics.endpoint(endpoint.name),
             codec=V2(
                 endpoint.match,
@@ -238,6 +384,7 @@ def build(
             for built, given in zip(endpoints, settings.endpoints, strict=True)
         ),
         bundles,
+        shared.clock,
     )
 
 
@@ -396,6 +543,7 @@ def _policy(endpoint: EndpointSettings, identify: Identifier) -> Policy:
         mode=endpoint.mode,
         failure_mode=endpoint.failure_mode,
         on_outlier=Action(endpoint.on_outlier),
+        ladder=tuple(map(Action, endpoint.on_pattern)),
         block_fraction=endpoint.block_fraction,
         settings={
             rule: RuleSetting(
@@ -409,6 +557,92 @@ def _policy(endpoint: EndpointSettings, identify: Identifier) -> Policy:
             for rule, switch in endpoint.rules.items()
         },
     )
+
+
+def _clients(
+    settings: Settings,
+    endpoint: EndpointSettings,
+    bundle: Bundle | None,
+    shared: Shared,
+    previous: Generation | None,
+) -> ClientWatch:
+    """What watches the endpoint's clients: the one that did so far if it would do the same.
+
+    Raises:
+        BuildError: if the patterns are configured but are not in the bundle, or cannot keep the
+            budget.
+    """
+    old = _former(previous, endpoint.name)
+    if old is not None and _habit(settings, endpoint, bundle) == _habit(*old[:3]):
+        return old[3]
+    model = bundle.patterns if bundle else None
+    given = endpoint.model_fields_set & {"client_alarm_budget", "on_pattern", "patterns"}
+    if bundle is not None and model is None and given:
+        raise BuildError(
+            f"endpoint {endpoint.name}: {endpoint.bundle} was fitted without patterns: "
+            f"{', '.join(sorted(given))} would do nothing"
+        )
+    sharing = settings.sharing
+    name = endpoint.name
+    tracker, layout = None, Layout()
+    if model is not None and bundle is not None:
+        supported = bundle.manifest.patterns.budget if bundle.manifest.patterns else 0.0
+        budget = endpoint.client_alarm_budget or supported
+        if budget < supported:
+            raise BuildError(
+                f"endpoint {endpoint.name}: {endpoint.bundle} was fitted for a client alarm budget "
+                f"of {supported:g}: fit it for {budget:g}, with more rows if that takes them"
+            )
+        # Sketches of another model mean something else: what was learnt with it does not count.
+        name = f"{endpoint.name}/{bundle.digest[:16]}"
+        tracker = PatternTracker(
+            model,
+            clients=endpoint.patterns.clients,
+            budget=budget,
+            retention=sharing.retention_seconds,
+            coverage_limit=endpoint.patterns.coverage_limit,
+            profile=endpoint.patterns.profile,
+        )
+        layout = replace(tracker.layout, retention=sharing.retention_seconds)
+    watch = ClientWatch(
+        tracker,
+        shared.state.sketches(name, layout),
+        bans=shared.state.sketches(endpoint.name),
+        throttle_seconds=endpoint.patterns.throttle_seconds,
+        sync_seconds=_MEMORY_SYNC_SECONDS if settings.state == MEMORY else sharing.sync_seconds,
+        clock=shared.clock,
+        sleep=asyncio.sleep,
+    )
+    if old is not None:
+        watch.keep_bans_of(old[3])
+    return watch
+
+
+def _habit(
+    settings: Settings, endpoint: EndpointSettings, bundle: Bundle | None
+) -> tuple[object, ...]:
+    """What the watching of clients depends on."""
+    return (
+        endpoint.name,
+        bundle and bundle.digest,
+        endpoint.client_alarm_budget,
+        endpoint.patterns,
+        settings.sharing,
+    )
+
+
+def _former(
+    generation: Generation | None, name: str
+) -> tuple[Settings, EndpointSettings, Bundle | None, ClientWatch] | None:
+    """The endpoint of this name as it was served so far."""
+    if generation is None:
+        return None
+    for given, served in zip(
+        generation.settings.endpoints, generation.pipeline.endpoints, strict=True
+    ):
+        if given.name == name:
+            return generation.settings, given, generation.bundles.get(name), served.clients
+    return None
 
 
 def _limiter(endpoint: EndpointSettings, state: State) -> Limiter:

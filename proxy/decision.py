@@ -41,11 +41,19 @@ class FailureMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One rule that matched, with its evidence for the operator."""
+    """One rule that matched, with its evidence for the operator.
+
+    Attributes:
+        detail: the specifics.
+        retry_after: whole seconds after which the client may try again, or None.
+        action: what is to be done, where that is not the rule's alone to say: a pattern's answer
+            climbs with the evidence.
+    """
 
     rule: Rule
     detail: str = ""
     retry_after: int | None = None
+    action: Action | None = None
 
     @classmethod
     def of(cls, refusal: Refusal) -> Reason:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from detectors.bundle import Bundle
+from proxy.client_watch import ClientWatch
 from proxy.http.upstream import Pool
 from proxy.policy import Policy
 from proxy.protocols.base import Route
@@ -25,6 +26,7 @@ class Endpoint:
     Attributes:
         match: the clients' path prefix.
         codec: the protocol, bound to the model's contract once that is known.
+        clients: what is known of the endpoint's clients.
         bundle: what scores; None: contract and limits only.
         body_limit: bytes of a request body, as sent and with its content coding undone.
         expanded_ratio: the most times its size that a compressed body may grow.
@@ -35,6 +37,7 @@ class Endpoint:
     policy: Policy
     pool: Pool
     limiter: Limiter
+    clients: ClientWatch
     metrics: EndpointMetrics
     codec: V2
     body_limit: int

@@ -1,14 +1,15 @@
 """The way of a request, from top to bottom::
 
     downstream bytes ─ http.downstream ─▶ identity ─▶ protocols.decode ─▶ InferRequest
-       ─▶ limits (rows) ─▶ detectors ─▶ policy.decide ─▶ Permit | local reply
-       ─▶ protocols.encode ─▶ http.upstream ─▶ downstream bytes
-                             └▶ audit, metrics
+       ─▶ limits (leased rows) ─▶ detectors ─▶ patterns (client) ─▶ policy.decide
+       ─▶ Permit | local reply
+       ─▶ protocols.encode ─▶ http.upstream ─▶ pass | shape ─▶ downstream bytes
+                             └▶ audit, metrics, what the state is told of the client
 
 Scoring, deciding and enforcing are three steps. A request that nothing refuses is forwarded as the
 bytes that were scored, re-serialised from what was understood. Nothing here awaits anything but the
-upstream and, where the operator demands that no answer leaves before its record is on disk, the
-audit log.
+upstream, once per client and lease the shared state for a few milliseconds, and, where the operator
+demands that no answer leaves before its record is on disk, the audit log.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+import numpy as np
 import structlog
 
+from detectors.arrays import Floats
 from detectors.base import Rows
 from detectors.scorer import ScoreFault, Scorer
 from proxy import rules
+from proxy.answer import shaped
 from proxy.decision import Action, Decision, Permit, Reason, UpstreamRequest
 from proxy.endpoint import Endpoint, Router
 from proxy.http import coding
@@ -37,6 +41,7 @@ from proxy.identity import Identifier, Identity
 from proxy.policy import is_fault
 from proxy.protocols.base import Call, InferRequest, Route
 from proxy.rules import Refusal
+from proxy.state.base import LeaseNeeded
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
@@ -48,6 +53,9 @@ INLINE_BYTES: Final = 32 * 1024
 """Plain bodies below this are decoded and scored on the loop: it takes two milliseconds at most.
 
 Compressed ones are not, as they may grow."""
+
+_REFILLS: Final = 16
+"""Leases that one request may need in turn: each was taken by others once it was there."""
 
 INSPECTIONS: Final = 64
 """Exchanges that may be, or wait to be, inspected in a thread; beyond it the answer is "busy"."""
@@ -62,6 +70,7 @@ class Visit:
 
     Attributes:
         recorded: whether the audit log has the record already.
+        request: what was understood of the body, once it was.
     """
 
     endpoint: Endpoint
@@ -69,6 +78,7 @@ class Visit:
     identity: Identity
     record: Record
     recorded: bool = False
+    request: InferRequest | None = None
 
 
 class Pipeline:
@@ -107,6 +117,7 @@ class Pipeline:
         self.endpoints = tuple(endpoints)
         self._router = Router(endpoints)
         self._forward = tuple((name.encode(), f"{name}: %b\r\n".encode()) for name in forward)
+        self._forward_plain = tuple(pair for pair in self._forward if pair[0] != b"accept-encoding")
         self._identify = identify
         self._request_id = request_id
         self._metrics = metrics
@@ -150,9 +161,10 @@ class Pipeline:
                 await self._answer(exchange, visit)
                 return
             whole = response.complete
-            record.response_bytes = await exchange.relay(
-                response, b"x-request-id: %b\r\n" % record.id.encode()
-            )
+            if record.decision.enforced is Action.SHAPE:
+                await self._shape(exchange, visit, response)
+            else:
+                record.response_bytes = await exchange.relay(response, _id_line(record))
             response = None
             if not whole:
                 record.answered = self._clock()  # streaming waits for upstream and client, not us
@@ -168,6 +180,31 @@ class Pipeline:
             endpoint.metrics.observe(record)
             if not visit.recorded:
                 self._audit.append(record)
+
+    async def _shape(self, exchange: Exchange, visit: Visit, response: Response) -> None:
+        """Answers with what the model said, made coarse."""
+        record = visit.record
+        try:
+            record.response_bytes = await shaped(
+                exchange,
+                response,
+                visit.endpoint.codec,
+                executor=self._executor,
+                extra=_id_line(record),
+            )
+        except Refusal as refusal:
+            if refusal.rule is not rules.UPSTREAM_INVALID:
+                raise
+            findings = [
+                *record.decision.reasons,
+                Reason(rules.ANSWER_UNREADABLE, refusal.detail),
+            ]
+            # One that was too large, or broke off, cannot be passed on any more.
+            if self._refuses(visit, findings) or not response.complete:
+                response.discard()
+                await self._answer(exchange, visit)
+            else:
+                record.response_bytes = await exchange.relay(response, _id_line(record))
 
     def refuse(self, refusal: Refusal, head: Head | None, peer: Peer, received: float) -> Reply:
         """Answers what never reached :meth:`handle`: counted and audited like any other."""
@@ -187,7 +224,20 @@ class Pipeline:
         return reply
 
     async def _inspected(self, visit: Visit, exchange: Exchange) -> UpstreamRequest | None:
-        """Inspects on the loop, or in a thread if that would hold the loop."""
+        """Inspects, and once more after each lease of quota that had to be fetched."""
+        for _ in range(_REFILLS):
+            try:
+                return await self._inspected_once(visit, exchange)
+            except LeaseNeeded as needed:
+                await visit.endpoint.limiter.refill(needed)
+        raise Refusal(rules.BUSY, "others took each lease that was fetched")
+
+    async def _inspected_once(self, visit: Visit, exchange: Exchange) -> UpstreamRequest | None:
+        """Inspects on the loop, or in a thread if that would hold the loop.
+
+        Raises:
+            LeaseNeeded: if quota has to be fetched first.
+        """
         head, body = exchange.head, exchange.body
         if len(body) < INLINE_BYTES and b"content-encoding" not in head.headers:
             return self._inspect(visit, head, body, inline=True)
@@ -208,46 +258,59 @@ class Pipeline:
 
         Args:
             inline: whether it runs on the loop, not in a thread.
+
+        Raises:
+            LeaseNeeded: if quota has to be fetched first; the decoded request stays in ``visit``.
         """
-        endpoint, record = visit.endpoint, visit.record
+        endpoint, record, identity = visit.endpoint, visit.record, visit.identity
         codec = endpoint.codec  # of one contract from here to the end
-        request: InferRequest | None = None
+        request = visit.request
         findings: list[Reason] = []
         try:
             if self._audit.full:
                 findings.append(Reason(rules.AUDIT_FAULT, "the queue of records is full"))
+            banned = endpoint.clients.banned(identity.client, record.read)
+            if banned is not None:
+                findings.append(Reason(rules.BANNED, f"for another {banned} s"))
+            if findings and self._refuses(visit, findings):
+                return None
             if visit.route.call is not Call.INFER:
-                if findings and self._refuses(visit, findings):
-                    return None
                 return self._upstream_request(visit, head)
-            content_coding = head.get(b"content-encoding")
-            if content_coding is not None:
-                body = coding.decode(
-                    content_coding, body, limit=endpoint.body_limit, ratio=endpoint.expanded_ratio
-                )
-            request = codec.decode_request(head, body, visit.route)
-            record.rows = request.n
-            record.decoded = self._clock()
+            if request is None:
+                content_coding = head.get(b"content-encoding")
+                if content_coding is not None:
+                    body = coding.decode(
+                        content_coding,
+                        body,
+                        limit=endpoint.body_limit,
+                        ratio=endpoint.expanded_ratio,
+                    )
+                visit.request = request = codec.decode_request(head, body, visit.route)
+                record.rows = request.n
+                record.decoded = self._clock()
 
-            limited = endpoint.limiter.take(visit.identity, request.n, record.decoded)
+            limited = endpoint.limiter.take(identity, request.n, self._clock())
             record.admitted = self._clock()
             if limited is not None:
                 findings.append(Reason.of(limited))
 
             bundle = endpoint.bundle
             if bundle is not None and not (findings and self._refuses(visit, findings)):
-                flagged = _score(bundle.scorer, request.rows, record, inline=inline)
-                record.scored = self._clock()
-                outlier = endpoint.policy.outlier(flagged, request.n)
+                p_values = _score(bundle.scorer, request.rows, record, inline=inline)
+                outlier = endpoint.policy.outlier(record.flagged_rows, request.n)
                 if outlier is not None:
                     findings.append(outlier)
+                findings += self._patterns(visit, request.rows, p_values, record.admitted)
+                record.scored = self._clock()
         except Refusal as refusal:
             findings.append(Reason.of(refusal))
             if request is None:
                 # What cannot be read costs its sender a row: trying is not free.
-                limited = endpoint.limiter.take(visit.identity, 1, self._clock())
+                limited = endpoint.limiter.take(identity, 1, self._clock())
                 if limited is not None:
                     findings.append(Reason.of(limited))
+        except LeaseNeeded:
+            raise
         except ScoreFault as fault:
             findings.append(Reason(rules.DETECTOR_FAULT, str(fault)))
         except Exception as fault:
@@ -275,6 +338,24 @@ class Pipeline:
             record.notes["sha256"] = sha256(body).hexdigest()
         return self._upstream_request(visit, head, lines, body)
 
+    def _patterns(
+        self, visit: Visit, rows: Rows, p_values: Floats | None, now: float
+    ) -> Sequence[Reason]:
+        """What the client's queries amount to with these among them; mostly nothing."""
+        endpoint = visit.endpoint
+        try:
+            alarms = endpoint.clients.observe(visit.identity, rows, p_values, now)
+        except ScoreFault as fault:
+            return (Reason(rules.PATTERN_FAULT, str(fault)),)
+        if not alarms:
+            return ()
+        policy = endpoint.policy
+        reasons = [policy.pattern(alarm) for alarm in alarms]
+        if any(reason.action is Action.THROTTLE for reason in reasons):
+            wait = endpoint.clients.pace(visit.identity.client, now)
+            reasons = [policy.paced(reason, wait) for reason in reasons]
+        return reasons
+
     def _refuses(self, visit: Visit, findings: Sequence[Reason]) -> bool:
         record = visit.record
         record.decision = visit.endpoint.policy.decide(findings, record.client, self._wall())
@@ -284,15 +365,18 @@ class Pipeline:
     def _upstream_request(
         self, visit: Visit, head: Head, lines: bytes = b"", body: bytes = b""
     ) -> UpstreamRequest:
+        forwarded = _lines(head, self._forward)
+        if visit.record.decision.enforced is Action.SHAPE:
+            forwarded = _lines(head, self._forward_plain) + b"accept-encoding: identity\r\n"
         return UpstreamRequest(
             head.method.encode(),
             visit.route.target,
-            b"%b%b%bx-request-id: %b\r\n"
+            b"%b%b%b%b"
             % (
                 lines,
-                _lines(head, self._forward),
+                forwarded,
                 _trace_lines(head) if b"traceparent" in head.headers else b"",
-                visit.record.id.encode(),
+                _id_line(visit.record),
             ),
             body,
         )
@@ -337,24 +421,27 @@ class Pipeline:
     def _reply(self, endpoint: Endpoint, record: Record) -> Reply:
         """The refusal in the shape that the endpoint's clients expect."""
         reason = record.decision.reasons[0]
-        content_type, body = endpoint.codec.refuse(Refusal(reason.rule, reason.detail))
+        # A client that is throttled for a pattern reads the words of an ordinary limit.
+        rule = rules.PACED if reason.action is Action.THROTTLE else reason.rule
+        content_type, body = endpoint.codec.refuse(Refusal(rule, reason.detail))
         headers = [(b"x-request-id", record.id.encode())]
         if reason.retry_after is not None:
             headers.append((b"retry-after", b"%d" % reason.retry_after))
-        if reason.rule is rules.METHOD:
+        if rule is rules.METHOD:
             headers.append((b"allow", b"POST" if record.target.endswith("/infer") else b"GET"))
-        record.status = reason.rule.status
+        record.status = rule.status
         record.response_bytes = len(body)
         return Reply(record.status, body, content_type, tuple(headers))
 
 
-def _score(scorer: Scorer, rows: Rows, record: Record, *, inline: bool) -> int:
-    """Scores the rows, notes the worst of them, and returns how many are flagged."""
+def _score(scorer: Scorer, rows: Rows, record: Record, *, inline: bool) -> Floats:
+    """Scores (n, d) rows, notes the worst of them and how many are flagged, and returns the (n,)
+    p-values."""
     if inline and len(rows) == 1:
         record.score, record.p_value, flagged = scorer.score_row(rows)
         record.signals = scorer.row_p_values()
         record.flagged_rows = int(flagged)
-        return record.flagged_rows
+        return np.array((record.p_value,))
     verdicts = scorer.score(rows)
     worst = int(verdicts.merged.argmax())
     record.worst_row = worst
@@ -364,7 +451,11 @@ def _score(scorer: Scorer, rows: Rows, record: Record, *, inline: bool) -> int:
         zip(verdicts.names, verdicts.detector_p_values[worst].tolist(), strict=True)
     )
     record.flagged_rows = int(verdicts.flagged.sum())
-    return record.flagged_rows
+    return verdicts.p_values
+
+
+def _id_line(record: Record) -> bytes:
+    return b"x-request-id: %b\r\n" % record.id.encode()
 
 
 def _blocked(refusal: Refusal) -> Decision:

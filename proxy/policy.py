@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from detectors.patterns.base import Alarm, Family, Scope
 from proxy import rules
 from proxy.decision import ALLOWED, Action, Decision, FailureMode, Mode, Reason
 from proxy.rules import Rule
 
-_HARDNESS: Final = {Action.ALLOW: 0, Action.SHAPE: 1, Action.THROTTLE: 2, Action.BLOCK: 3}
+HARDNESS: Final = {Action.ALLOW: 0, Action.SHAPE: 1, Action.THROTTLE: 2, Action.BLOCK: 3}
 
 _LIMITS: Final = frozenset(
     {
@@ -23,11 +24,27 @@ _LIMITS: Final = frozenset(
     }
 )
 
+_PATTERNS: Final = {
+    (Family.PROBING, Scope.CLIENT): rules.PROBING_CLIENT,
+    (Family.PROBING, Scope.SUBNET): rules.PROBING_SUBNET,
+    (Family.PROBING, Scope.LINEAGE): rules.PROBING_LINEAGE,
+    (Family.PROBING, Scope.ENDPOINT): rules.PROBING_ENDPOINT,
+    (Family.EXTRACTION, Scope.CLIENT): rules.EXTRACTION_CLIENT,
+    (Family.EXTRACTION, Scope.SUBNET): rules.EXTRACTION_SUBNET,
+    (Family.EXTRACTION, Scope.ENDPOINT): rules.EXTRACTION_ENDPOINT,
+    (Family.COVERAGE, Scope.CLIENT): rules.COVERAGE_CLIENT,
+}
+_SWITCHABLE: Final = _LIMITS | {rules.OUTLIER.id} | {rule.id for rule in rules.PATTERNS}
+
+CLIMB: Final = 7.0
+"""Nats of evidence from one step of the ladder to the next: a factor of about a thousand."""
 
 _FAULTS: Final = frozenset(
     {
         rules.CONTRACT_UNKNOWN.id,
         rules.DETECTOR_FAULT.id,
+        rules.PATTERN_FAULT.id,
+        rules.ANSWER_UNREADABLE.id,
         rules.INTERNAL.id,
         rules.AUDIT_FAULT.id,
     }
@@ -44,7 +61,7 @@ def is_switchable(rule: Rule) -> bool:
 
     Only where the request was understood and was, or will be, inspected all the same.
     """
-    return rule is rules.OUTLIER or rule.id in _LIMITS
+    return rule.id in _SWITCHABLE
 
 
 def is_unconditional(rule: Rule) -> bool:
@@ -53,7 +70,7 @@ def is_unconditional(rule: Rule) -> bool:
     A request that is not one well-formed HTTP request for a known route cannot be forwarded as
     anything that was understood, so no mode, switch or exclusion lets it through.
     """
-    return rule.id < "BZ-120" or "BZ-130" <= rule.id < "BZ-200"
+    return rule.id < "BZ-120" or ("BZ-130" <= rule.id < "BZ-200" and not is_fault(rule))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +103,8 @@ class Policy:
         mode: whether decisions change what the client sees.
         failure_mode: what a fault of ours does to an exchange.
         on_outlier: the action for a request of outliers.
+        ladder: what is done about a pattern, a step further with each ``CLIMB`` of evidence; empty:
+            it is recorded.
         block_fraction: a request is an outlier if more than this fraction of its rows is flagged;
             0.0 means any row.
         settings: rules that depart from the mode, by rule id.
@@ -94,6 +113,7 @@ class Policy:
     mode: Mode = Mode.ENFORCE
     failure_mode: FailureMode = FailureMode.DENY
     on_outlier: Action = Action.BLOCK
+    ladder: tuple[Action, ...] = (Action.SHAPE, Action.THROTTLE, Action.BLOCK)
     block_fraction: float = 0.0
     settings: Mapping[str, RuleSetting] = field(default_factory=dict)
 
@@ -102,6 +122,36 @@ class Policy:
         if flagged <= self.block_fraction * n:
             return None
         return Reason(rules.OUTLIER, f"{flagged} of {n} rows passed the calibrated threshold")
+
+    def step(self, evidence: float, threshold: float) -> Action:
+        """The step of the ladder that evidence (nats) above or below its threshold leads to."""
+        if evidence < threshold or not self.ladder:
+            return Action.ALLOW
+        climbed = int((evidence - threshold) / CLIMB)
+        return self.ladder[min(climbed, len(self.ladder) - 1)]
+
+    def pattern(self, alarm: Alarm) -> Reason:
+        """The finding that an alarm is, with the step of the ladder that its evidence leads to."""
+        # What all clients do together is no one's fault.
+        nobody = alarm.scope is Scope.ENDPOINT
+        action = Action.ALLOW if nobody else self.step(alarm.evidence, alarm.threshold)
+        seen = "".join(f", {name} {value:.3g}" for name, value in alarm.detail.items())
+        whose = f" ({alarm.key})" if alarm.scope is Scope.LINEAGE else ""
+        return Reason(
+            _PATTERNS[alarm.family, alarm.scope],
+            f"{alarm.scope.value}{whose}: evidence {alarm.evidence:.1f} of "
+            f"{alarm.threshold:.1f} nats{seen}",
+            action=action,
+        )
+
+    def paced(self, reason: Reason, wait: int) -> Reason:
+        """A throttling finding once it is known for how many seconds the client has to wait: while
+        it may send, it is answered as one step below."""
+        if reason.action is not Action.THROTTLE:
+            return reason
+        if wait:
+            return replace(reason, retry_after=wait)
+        return replace(reason, action=Action.SHAPE if Action.SHAPE in self.ladder else Action.ALLOW)
 
     def decide(self, findings: Sequence[Reason], client: str, now: float) -> Decision:
         """The decision over everything that was found.
@@ -115,14 +165,14 @@ class Policy:
             return ALLOWED
         counted: list[tuple[Reason, Action, bool]] = []
         for reason in findings:
-            action = self._action(reason.rule)
+            action = reason.action or self._action(reason.rule)
             setting = self.settings.get(reason.rule.id) if is_switchable(reason.rule) else None
-            if is_unconditional(reason.rule):
-                counted.append((reason, action, True))
-            elif is_fault(reason.rule):
+            if is_fault(reason.rule):
                 # In monitor mode an exchange passes whatever the failure mode: nothing may change.
                 denied = self.failure_mode is FailureMode.DENY and self.mode is Mode.ENFORCE
                 counted.append((reason, action, denied))
+            elif is_unconditional(reason.rule):
+                counted.append((reason, action, True))
             elif setting is None:
                 counted.append((reason, action, self.mode is Mode.ENFORCE))
             elif not setting.off:
@@ -134,12 +184,12 @@ class Policy:
         if not counted:
             return ALLOWED
         # The hardest enforced reason leads, as the refusal speaks in its words.
-        counted.sort(key=lambda item: (not item[2], -_HARDNESS[item[1]]))
+        counted.sort(key=lambda item: (not item[2], -HARDNESS[item[1]]))
         return Decision(
-            action=max((action for _, action, _ in counted), key=_HARDNESS.__getitem__),
+            action=max((action for _, action, _ in counted), key=HARDNESS.__getitem__),
             enforced=max(
                 (action for _, action, enforced in counted if enforced),
-                key=_HARDNESS.__getitem__,
+                key=HARDNESS.__getitem__,
                 default=Action.ALLOW,
             ),
             reasons=tuple(reason for reason, _, _ in counted),

@@ -112,6 +112,7 @@ UPSTREAM_TIMEOUT = _rule(131, 504, "model server took too long", "The upstream m
 UPSTREAM_INVALID = _rule(132, 502, "model server answered invalidly", "The upstream's answer is not well-formed HTTP, or was not asked for.")
 UPSTREAM_QUEUE = _rule(133, 503, "model server is busy", "No upstream connection became free within the queue's time bound.", _DENIAL)
 BUSY = _rule(134, 503, "server is busy", "More large requests wait to be inspected than may wait.", _DENIAL)
+ANSWER_UNREADABLE = _rule(135, 502, "model server's answer cannot be used", "The answer was to be shaped and could not be read: not of the protocol, too large, or in an unknown content coding. The failure mode decided.")
 
 # BZ-2xx: the contract. The tensors are not those that the model declares.
 TENSOR_NAME = _rule(200, 400, "unexpected tensor", "A tensor is missing, repeated or unknown to the model's contract.", explains=True)
@@ -150,3 +151,15 @@ ENDPOINT_DAY = _rule(606, 429, "daily quota exceeded", "The endpoint's rows for 
 INTERNAL = _rule(900, 503, "internal fault", "An exception that nothing else names: a defect of Bartizan.")
 AUDIT_FAULT = _rule(901, 503, "audit log unavailable", "The audit record could not be written within its bound.")
 # fmt: on
+
+PATTERNS: Final = (
+    PROBING_CLIENT,
+    PROBING_SUBNET,
+    PROBING_LINEAGE,
+    PROBING_ENDPOINT,
+    EXTRACTION_CLIENT,
+    EXTRACTION_SUBNET,
+    EXTRACTION_ENDPOINT,
+    COVERAGE_CLIENT,
+)
+"""Verdicts over the sequence of queries: the ladder of the endpoint says what they do."""

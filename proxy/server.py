@@ -1,4 +1,6 @@
-"""The firewall as a process: start, signals, reload, drain."""
+"""What serves: one process's start, reload and drain. Alone it also has the signals and the admin
+listener; as one of several workers, a supervisor tells it what to do (``worker.py``).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,22 @@ import asyncio
 import gc
 import secrets
 import signal
+import socket
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import uvloop
+from prometheus_client import CollectorRegistry
 
+from detectors.bundle import Bundle
 from proxy.admin.listener import AdminListener
 from proxy.build import (
     BuildError,
@@ -24,183 +33,176 @@ from proxy.build import (
     listener_address,
     listener_limits,
     load_bundles,
+    open_state,
 )
 from proxy.descriptors import raise_limit
+from proxy.endpoint import Endpoint
+from proxy.http.address import Address
 from proxy.http.downstream import Listener
 from proxy.memory import return_memory
+from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.settings.load import load
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
 from proxy.state.memory import MemoryState
-from proxy.telemetry.audit import Audit, AuditLog, AuditOptions, NoAudit
+from proxy.telemetry.audit import Audit, AuditInUseError, AuditLog, AuditOptions, NoAudit
+from proxy.telemetry.audit_chain import chain_path
 from proxy.telemetry.logs import RateLimit, configure
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import RequestIds
 
 _log = structlog.get_logger("bartizan")
 
-_FIXED: Final = ("listen", "admin", "workers", "state", "audit", "http", "log")
-"""What a reload cannot change: it is refused, and says so."""
-
 _SUMMARY_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 2.0
+_PARTING_SECONDS: Final = 1.0
+_PREDECESSOR_SECONDS: Final = 5.0
+_LOCK_SECONDS: Final = 0.1
 _SPARE_DESCRIPTORS: Final = 64
 _COLLECT_AFTER: Final = 50_000
 """Container objects made and not freed before the collector looks at the young ones."""
 
 
-def serve(path: Path) -> None:
-    """Serves the configuration at ``path`` until SIGTERM or SIGINT, and drains then.
+def serve(path: Path, settings: Settings) -> None:
+    """Serves ``settings``, read from ``path``, until SIGTERM or SIGINT, and drains then.
 
     Raises:
         SettingsError, BuildError: if the configuration cannot be used.
         AuditError: if the audit log was cut or edited, or is in use.
         OSError: if an address or a file cannot be used.
     """
-    settings = load(path)
     return_memory()
     limit = configure(level=settings.log.level, form=settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(path, settings, limit).run(settings))
+        runner.run(_alone(path, Server(settings, limit), settings))
 
 
-class _Server:
-    """One process. It lives as long as :meth:`run`."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process stands among the workers.
 
-    def __init__(self, path: Path, settings: Settings, limit: RateLimit) -> None:
-        self._path = path
+    Attributes:
+        number: counts from 1; 0 if it is the only one.
+        workers: how many there are.
+        port: the TCP port that all of them share; None: the configured one, not shared.
+        listening: the unix socket that all of them share, listening already, or None.
+        leases: memory that the supervisor reads when this process is gone, or None.
+    """
+
+    number: int = 0
+    workers: int = 1
+    port: int | None = None
+    listening: socket.socket | None = None
+    leases: memoryview | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A configuration that could be served from now on."""
+
+    settings: Settings
+    bundles: Mapping[str, Bundle]
+    address: Address
+
+
+class Server:
+    """One process that serves. It lives as long as :meth:`run`.
+
+    Attributes:
+        listening: set once clients can connect.
+    """
+
+    def __init__(self, settings: Settings, limit: RateLimit, place: Place | None = None) -> None:
+        self.listening = asyncio.Event()
+        self._settings = settings
         self._limit = limit
-        self._fixed = _fixed(settings)
-        self._reloads: asyncio.Queue[None] = asyncio.Queue()
+        self._place = place or Place()
         self._ended = asyncio.Event()
-        self._listening = False
         self._draining = False
-        self._watching: list[asyncio.Task[None]] = []
+        self._working: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._address = listener_address(settings)
+        if self._place.port is not None:
+            self._address = replace(self._address, port=self._place.port)
         self._metrics = Metrics(wall=time.time)
+        self._listener: Listener
+        self._shared: Shared
         self._generation: Generation
 
-    async def run(self, settings: Settings) -> None:
-        """Serves until a signal ends it."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ended.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reloads.put_nowait, None)
+    async def run(self, beside: AbstractAsyncContextManager[Any] | None = None) -> None:
+        """Serves until :meth:`end`, and drains then.
+
+        Args:
+            beside: entered before clients can connect, left after the last one has gone.
+        """
+        settings = self._settings
         _check_descriptors(settings)
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="bartizan-inspect") as executor:
-            audit = _open_audit(settings)
+            audit = await self._open_audit()
             try:
-                shared = Shared(
+                self._shared = Shared(
                     clock=time.perf_counter,
                     wall=time.time,
                     executor=executor,
                     request_id=RequestIds(),
                     metrics=self._metrics,
-                    state=MemoryState(settings.client.max_known, time.time),
+                    state=open_state(
+                        settings,
+                        clock=time.perf_counter,
+                        wall=time.time,
+                        lease_table=self._place.leases,
+                    ),
                     audit=audit,
                     pseudonym_key=secrets.token_bytes(32),
                 )
-                await self._serve(settings, shared)
+                await self._serve(beside)
             finally:
                 await audit.close()
 
-    async def _serve(self, settings: Settings, shared: Shared) -> None:
-        self._take(build(settings, shared, load_bundles(settings)), shared)
-        listener = Listener(
-            self._generation.pipeline,
-            self._address,
-            listener_limits(settings.http),
-            clock=shared.clock,
-            wall=shared.wall,
-            guarded=[settings.client.api_key_header.encode()],
-        )
-        self._observe(listener, shared)
-        admin = AdminListener(settings.admin, self, settings.admin.hosts)
-        await admin.start()
-        try:
-            await self._asked()
-            await listener.start()
-            self._listening = True
-            _log.info(
-                "listening",
-                clients=str(settings.listen),
-                port=listener.port or None,
-                admin=str(settings.admin.listen),
-                endpoints=[endpoint.name for endpoint in settings.endpoints],
+    def end(self) -> None:
+        """Ends serving: what is under way is answered."""
+        self._ended.set()
+
+    def bundles(self) -> dict[str, str]:
+        """The digests of the bundles that serve, by endpoint."""
+        return {name: bundle.digest for name, bundle in self._generation.bundles.items()}
+
+    async def prepare(self, settings: Settings, *, rehearse: bool = False) -> Prepared:
+        """Reads all that ``settings`` names, and changes nothing.
+
+        Args:
+            rehearse: build everything once for nothing, so that nothing is left to fail.
+
+        Raises:
+            SettingsError, BuildError, ReloadRefused: if it cannot be served instead.
+        """
+        refuse_fixed(self._settings, settings)
+        # In a thread: bundles are checked in full, and exchanges go on meanwhile.
+        bundles = await asyncio.to_thread(load_bundles, settings)
+        prepared = Prepared(settings, bundles, listener_address(settings))
+        if rehearse:
+            stage = replace(
+                self._shared,
+                metrics=Metrics(wall=time.time, registry=CollectorRegistry()),
+                state=MemoryState(1, time.time),
             )
-            # What was made so far stays: the collector need not look at it again. An exchange
-            # leaves no cycles behind, so it may come seldom.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(_COLLECT_AFTER, 20, 100)
-            await self._until_ended(listener, shared)
-            self._draining = True
-            _log.info("draining", seconds=settings.http.drain_seconds)
-            await listener.drain(settings.http.drain_seconds)
-        finally:
-            await listener.close()
-            for task in [*self._watching, *self._retiring]:
-                task.cancel()
-            await asyncio.gather(*self._watching, *self._retiring, return_exceptions=True)
-            for endpoint in self._generation.pipeline.endpoints:
-                await endpoint.pool.close()
-            await admin.close()
-        _log.info("ended")
+            build(settings, stage, bundles, self._generation)
+        return prepared
 
-    async def _until_ended(self, listener: Listener, shared: Shared) -> None:
-        loop = asyncio.get_running_loop()
-        tasks = [
-            loop.create_task(self._reload_on_signal(listener, shared)),
-            loop.create_task(self._tell_suppressed()),
-        ]
-        try:
-            await self._ended.wait()
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _tell_suppressed(self) -> None:
-        """Says which log events came too often to be written."""
-        while True:
-            await asyncio.sleep(_SUMMARY_SECONDS)
-            for event, count in self._limit.summaries().items():
-                _log.warning("suppressed", suppressed_event=event, count=count)
-
-    async def _reload_on_signal(self, listener: Listener, shared: Shared) -> None:
-        while True:
-            await self._reloads.get()
-            try:
-                await self._reload(listener, shared)
-            except (SettingsError, BuildError) as error:
-                # Without the lines that are wrong: they may hold secrets.
-                words = error.summary if isinstance(error, SettingsError) else str(error)
-                self._metrics.reloaded(False)
-                shared.audit.event("reload failed", error=words)
-                _log.error("reload failed: the last good configuration goes on", error=words)
-            except Exception:
-                self._metrics.reloaded(False)
-                _log.exception("reload failed: the last good configuration goes on")
-
-    async def _reload(self, listener: Listener, shared: Shared) -> None:
+    async def commit(self, prepared: Prepared) -> None:
         """Replaces everything that a reload can change, or nothing.
 
         Raises:
-            SettingsError, BuildError: if the configuration cannot be used.
+            SettingsError, BuildError: if what was prepared cannot be used any more.
         """
-        settings = load(self._path)
-        changed = [name for name, value in _fixed(settings).items() if value != self._fixed[name]]
-        if changed:
-            raise BuildError(f"changes of {', '.join(changed)} need a restart")
-        # In a thread: bundles are checked in full, and exchanges go on meanwhile.
-        bundles = await asyncio.to_thread(load_bundles, settings)
-        renewed = listener_address(settings)
-        old = self._generation
-        self._take(build(settings, shared, bundles, old), shared)
-        shared.state.resize(settings.client.max_known)
+        settings, old = prepared.settings, self._generation
+        self._take(build(settings, self._shared, prepared.bundles, old))
+        self._settings = settings
+        self._shared.state.resize(settings.client.max_known)
         await self._asked()
-        listener.application = self._generation.pipeline
-        if settings.tls is not None and self._address.tls is not None and renewed.tls is not None:
+        self._listener.application = self._generation.pipeline
+        renewed = prepared.address.tls
+        if settings.tls is not None and self._address.tls is not None and renewed is not None:
             # The listening socket keeps its context, which takes renewed certificates in place.
             self._address.tls.load_cert_chain(settings.tls.certificate, settings.tls.key)
         kept = {endpoint.pool for endpoint in self._generation.pipeline.endpoints}
@@ -210,19 +212,101 @@ class _Server:
                 self._retiring.add(task)
                 task.add_done_callback(self._retiring.discard)
 
-    def _take(self, generation: Generation, shared: Shared) -> None:
+    def refuse(self, words: str) -> None:
+        """Records that a reload was refused."""
+        self._metrics.reloaded(False)
+        self._shared.audit.event("reload failed", error=words)
+        _log.error("reload failed: the last good configuration goes on", error=words)
+
+    async def _serve(self, beside: AbstractAsyncContextManager[Any] | None) -> None:
+        settings, shared, place = self._settings, self._shared, self._place
+        self._take(build(settings, shared, load_bundles(settings)))
+        self._listener = listener = Listener(
+            self._generation.pipeline,
+            self._address,
+            listener_limits(settings.http),
+            clock=shared.clock,
+            wall=shared.wall,
+            guarded=[settings.client.api_key_header.encode()],
+            sock=place.listening,
+            reuse_port=place.port is not None,
+        )
+        self._observe()
+        async with beside or nullcontext():
+            try:
+                await self._listen()
+                await self._until_ended()
+                self._draining = True
+                _log.info("draining", seconds=settings.http.drain_seconds)
+                await listener.drain(settings.http.drain_seconds)
+            finally:
+                await listener.close()
+                for task in [*self._working, *self._retiring]:
+                    task.cancel()
+                await asyncio.gather(*self._working, *self._retiring, return_exceptions=True)
+                await self._part()
+                for endpoint in self._endpoints:
+                    await endpoint.pool.close()
+        _log.info("ended")
+
+    async def _listen(self) -> None:
+        """Lets clients connect, once it is known what there is to know."""
+        settings, listener = self._settings, self._listener
+        await self._shared.state.start()
+        await self._asked()
+        await asyncio.gather(*(one.clients.learn_bans() for one in self._endpoints))
+        await listener.start()
+        self.listening.set()
+        _log.info(
+            "listening",
+            clients=str(settings.listen),
+            port=listener.port or None,
+            admin=str(settings.admin.listen),
+            endpoints=[endpoint.name for endpoint in settings.endpoints],
+        )
+        # What was made so far stays: the collector need not look at it again. An exchange leaves
+        # no cycles behind, so it may come seldom.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER, 20, 100)
+
+    @property
+    def _endpoints(self) -> Sequence[Endpoint]:
+        return self._generation.pipeline.endpoints
+
+    async def _part(self) -> None:
+        """Tells the state what was learnt last, and gives back what is held."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING_SECONDS):
+                await asyncio.gather(*(one.clients.exchange() for one in self._endpoints))
+        await self._shared.state.close()
+
+    async def _until_ended(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._tell_suppressed())
+        try:
+            await self._ended.wait()
+        finally:
+            task.cancel()
+
+    async def _tell_suppressed(self) -> None:
+        """Says which log events came too often to be written."""
+        while True:
+            await asyncio.sleep(_SUMMARY_SECONDS)
+            for event, count in self._limit.summaries().items():
+                _log.warning("suppressed", suppressed_event=event, count=count)
+
+    def _take(self, generation: Generation) -> None:
         """Serves this generation from now on."""
         self._generation = generation
-        for task in self._watching:
+        for task in self._working:
             task.cancel()
-        self._watching = [
-            asyncio.get_running_loop().create_task(watch.run()) for watch in generation.watches
-        ]
+        loop = asyncio.get_running_loop()
+        self._working = [loop.create_task(work) for work in generation.work()]
         self._metrics.reloaded(True)
-        shared.audit.event(
+        self._shared.audit.event(
             "configured",
             configuration=generation.digest,
-            bundles={name: bundle.digest for name, bundle in generation.bundles.items()},
+            bundles=self.bundles(),
         )
         _log.info("configured", configuration=generation.digest[:16])
 
@@ -233,42 +317,111 @@ class _Server:
         for waiting in silent:
             waiting.cancel()
 
-    def _observe(self, listener: Listener, shared: Shared) -> None:
+    def _observe(self) -> None:
         """Shows the metrics where their figures are."""
+        listener = self._listener
         self._metrics.connections = lambda: len(listener.connections) + len(listener.handshakes)
         self._metrics.connections_shed = lambda: listener.shed
         self._metrics.upstreams = lambda: self._generation.upstreams()  # noqa: PLW0108 - a reload replaces it
         self._metrics.clients = lambda: self._generation.clients()  # noqa: PLW0108 - as above
-        self._metrics.audit = shared.audit.state
+        self._metrics.audit = self._shared.audit.state
 
-    # What the admin listener asks.
+    async def _open_audit(self) -> Audit:
+        given, place = self._settings.audit, self._place
+        if given is None:
+            return NoAudit()
+        open_log = partial(
+            AuditLog,
+            chain_path(given.path, place.number),
+            AuditOptions(
+                durability=given.durability,
+                rotate_bytes=given.rotate_bytes,
+                keep=given.keep,
+                key=given.key.get_secret_value().encode() if given.key else None,
+            ),
+            clock=time.perf_counter,
+            wall=time.time,
+            started=_started(place),
+        )
+        # A worker whose supervisor was killed drains, and holds its chain until it has.
+        patience = self._settings.http.drain_seconds + _PREDECESSOR_SECONDS if place.number else 0
+        until = time.perf_counter() + patience
+        while True:
+            try:
+                return open_log()
+            except AuditInUseError:
+                if self._ended.is_set() or time.perf_counter() >= until:
+                    raise
+            await asyncio.sleep(_LOCK_SECONDS)
 
-    def ready(self) -> list[str]:
-        """Why no traffic should be sent here; nothing if it may."""
+    # What the admin listener asks: ``admin.app.AdminSource``.
+
+    async def ready(self) -> list[str]:
+        """As ``AdminSource``."""
         if self._draining:
             return ["draining"]
-        if not self._listening:
+        if not self.listening.is_set():
             return ["not listening yet"]
         return self._generation.problems()
 
-    def endpoints(self) -> list[dict[str, Any]]:
-        """The endpoints as they are served now."""
+    async def render(self, openmetrics: bool = False) -> bytes:
+        """As ``AdminSource``."""
+        return self._metrics.render(openmetrics)
+
+    async def endpoints(self) -> list[dict[str, Any]]:
+        """As ``AdminSource``."""
         return self._generation.describe()
 
-    @property
-    def metrics(self) -> Metrics:
-        """Every number."""
-        return self._metrics
+    async def clients(self, endpoint: str | None, most: int) -> list[dict[str, Any]]:
+        """As ``AdminSource``."""
+        return await self._generation.standings(endpoint, most)
+
+    async def client(self, client: str, endpoint: str | None) -> list[dict[str, Any]]:
+        """As ``AdminSource``."""
+        return await self._generation.standing(client, endpoint)
+
+    async def forgive(self, client: str, endpoint: str | None) -> None:
+        """As ``AdminSource``."""
+        await self._generation.forgive(client, endpoint)
+
+    async def ban(self, client: str, seconds: float, endpoint: str | None) -> None:
+        """As ``AdminSource``."""
+        await self._generation.ban(client, seconds, endpoint)
 
 
-def _fixed(settings: Settings) -> dict[str, object]:
-    """What a reload cannot change, by the name of its key."""
-    tls = settings.tls
-    return {
-        **{name: getattr(settings, name) for name in _FIXED},
-        "tls": None if tls is None else (tls.certificate, tls.key, tls.client_ca),
-        "client.api_key_header": settings.client.api_key_header,
-    }
+async def _alone(path: Path, server: Server, settings: Settings) -> None:
+    """The only process: it takes the signals, and answers the admin listener."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.end)
+    hangups: asyncio.Queue[None] = asyncio.Queue()
+    loop.add_signal_handler(signal.SIGHUP, hangups.put_nowait, None)
+    reloading = loop.create_task(_reload_on_signal(path, server, hangups))
+    try:
+        await server.run(AdminListener(settings.admin, server, settings.admin.hosts))
+    finally:
+        reloading.cancel()
+
+
+async def _reload_on_signal(path: Path, server: Server, hangups: asyncio.Queue[None]) -> None:
+    await server.listening.wait()
+    while True:
+        await hangups.get()
+        try:
+            await server.commit(await server.prepare(load(path)))
+        except (SettingsError, BuildError, ReloadRefused) as error:
+            server.refuse(fault_words(error))
+        except Exception as error:
+            _log.exception("reload failed")
+            server.refuse(repr(error))
+
+
+def _started(place: Place) -> dict[str, Any]:
+    """What the audit log's record of a start says."""
+    told: dict[str, Any] = {"version": version("bartizan")}
+    if place.number:
+        told |= {"worker": place.number, "workers": place.workers}
+    return told
 
 
 def _check_descriptors(settings: Settings) -> None:
@@ -286,21 +439,3 @@ def _check_descriptors(settings: Settings) -> None:
             f"the connections that are configured take {needed} file descriptors, and the system "
             f"allows {allowed}: lower http.connections or raise the hard limit (ulimit -Hn)"
         )
-
-
-def _open_audit(settings: Settings) -> Audit:
-    given = settings.audit
-    if given is None:
-        return NoAudit()
-    return AuditLog(
-        given.path,
-        AuditOptions(
-            durability=given.durability,
-            rotate_bytes=given.rotate_bytes,
-            keep=given.keep,
-            key=given.key.get_secret_value().encode() if given.key else None,
-        ),
-        clock=time.perf_counter,
-        wall=time.time,
-        started={"version": version("bartizan")},
-    )

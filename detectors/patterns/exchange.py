@@ -41,6 +41,31 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """How the records of one tracker are laid out, and how they age. Without a tracker: no rings.
+
+    Attributes:
+        entry_bytes: of one entry of a ring.
+        ring: entries that the ring of a client, subnet or lineage holds; the newest stay.
+        shared_ring: entries that the ring over all clients (``shared``) holds.
+        recovery: nats that every level loses in an hour.
+        retention: seconds for which an untouched key is remembered.
+        ceiling: nats that no level exceeds once it is merged, so that everybody can recover.
+    """
+
+    entry_bytes: int = 0
+    ring: int = 0
+    shared_ring: int = 0
+    recovery: float = 1.0
+    retention: float = 86_400.0
+    ceiling: float = 64.0
+
+    def ring_of(self, key: str) -> int:
+        """How many entries the ring of this key holds."""
+        return self.shared_ring if key == "shared" else self.ring
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What one replica learnt about one key since it last told.
 
@@ -56,6 +81,9 @@ class Delta:
         cursor: how many entries of the shared ring this replica has seen: :class:`Merged` gives it.
         epoch: of the state that this was learnt on top of: a forgiven key has a later one, and
             what was learnt before counts no more.
+        levels: what the stretches lie on: S of each family as of the last :class:`Merged`; () if
+            there was none. Only a state that has lost the key (a flush, a failover) begins there,
+            so that a lost state clears nobody.
     """
 
     key: str
@@ -65,6 +93,7 @@ class Delta:
     entries: bytes = b""
     cursor: int = 0
     epoch: int = 0
+    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +104,9 @@ class Merged:
         key: that of the delta.
         levels: S of each family of evidence, in nats.
         sums, marks: as in :class:`Delta`, over all replicas; b"" if nobody sent any.
-        entries: what *other* replicas added to the ring since the delta's cursor, oldest first, and
-            no more than the ring holds.
+        entries: what was added to the ring since the delta's cursor, save what the tracker handed
+            over since, oldest first, and no more than the ring holds. A cursor of 0 brings back the
+            whole ring, what this replica once added included.
         cursor: how many entries were ever added: the next delta's.
         epoch: the state's; later than the delta's if the key was forgiven meanwhile.
     """

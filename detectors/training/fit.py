@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import time
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ from typing import Final
 import numpy as np
 
 from detectors.arrays import Floats, Singles
-from detectors.bundle import load_bundle, save_bundle
+from detectors.bundle import FittedPatterns, load_bundle, save_bundle
 from detectors.calibration import Calibration
 from detectors.manifest import RowsEntry, TrainingEntry
 from detectors.outlier import REGISTRY
 from detectors.scorer import Engine, Scorer, detector_scores, merged_scores
 from detectors.training import estimators
+from detectors.training.patterns import fit_patterns
 from detectors.training.readers import DataError, Table
 from detectors.training.splits import distinct, split
 from detectors.training.tails import fit_tail
@@ -31,10 +33,11 @@ _LIBRARIES: Final = ("numpy", "scikit-learn", "scipy")
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A scorer and how its rows were used."""
+    """A scorer, how its rows were used, and patterns if they were asked for."""
 
     scorer: Scorer
     training: TrainingEntry
+    patterns: FittedPatterns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,14 @@ def fit(
     delta: float = 0.05,
     seed: int = 0,
     classes: dict[str, int] | None = None,
+    client_alarm_budget: float | None = None,
     engine: Engine = "auto",
 ) -> Fitted:
-    """Fits a scorer on honest rows; deterministic under ``seed``.
+    """Fits a scorer, and patterns if asked to, on honest rows; deterministic under ``seed``.
+
+    Patterns learn the honest space from the rows that the estimators were fitted on, and are
+    calibrated on streams of the rows that set the threshold, which fitted nothing. To share them
+    takes nothing from the threshold's promise, which holds for any use of them after it.
 
     Args:
         rows: (n, d) float32, finite.
@@ -71,12 +79,14 @@ def fit(
         delta: the risk that it does not hold: 1 - confidence.
         seed: of the split and the estimators.
         classes: rows for each class label, for the manifest.
+        client_alarm_budget: the share of honest client-days that may alarm; None: no patterns.
         engine: as for :class:`Scorer`.
 
     Raises:
         TooFewRowsError: if the budget cannot be kept; says how many rows it takes.
+        PatternRowsError: if the patterns' budget cannot be kept; says how many rows it takes.
         DataError: if the rows cannot be learnt from.
-        ValueError: if a kind is unknown, or alpha or delta is outside (0, 1).
+        ValueError: if a kind is unknown, or a budget or delta is outside (0, 1).
     """
     unknown = [kind for kind in kinds if kind not in REGISTRY]
     if unknown or not kinds or len(set(kinds)) != len(kinds):
@@ -109,9 +119,18 @@ def fit(
         unused=len(parts.unused),
     )
     indices = [int(index) for index in np.flatnonzero(constant)]
-    return Fitted(
-        scorer, TrainingEntry(seed=seed, rows=used, constant_features=indices, classes=classes)
-    )
+    training = TrainingEntry(seed=seed, rows=used, constant_features=indices, classes=classes)
+    patterns = None
+    if client_alarm_budget is not None:
+        model = fit_patterns(
+            train,
+            part_b,
+            stream_p=_left_out(scorer.calibration, merged),
+            seed=_secret_seed(rows[kept], seed),
+            budget=client_alarm_budget,
+        )
+        patterns = FittedPatterns(model, client_alarm_budget, len(train), len(part_b))
+    return Fitted(scorer, training, patterns)
 
 
 def write(
@@ -132,6 +151,7 @@ def write(
         path,
         fitted.scorer,
         fitted.training,
+        patterns=fitted.patterns,
         created=created,
         created_by=f"bartizan {importlib.metadata.version('bartizan')}",
         libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
@@ -152,6 +172,23 @@ def microseconds_per_row(scorer: Scorer, rows: Singles, repeats: int = 300) -> f
         scorer.score_row(row)
         times.append(time.perf_counter_ns() - start)
     return float(np.median(times)) / 1000.0
+
+
+def _left_out(calibration: Calibration, merged: Floats) -> Floats:
+    """(n,) p-values of the calibration rows themselves, each against the others.
+
+    Against all, itself included, they would be larger than those of new rows.
+    """
+    count = merged.size
+    p_values: Floats = (calibration.p_values(merged) * (count + 1) - 1) / count
+    return p_values
+
+
+def _secret_seed(rows: Singles, seed: int) -> int:
+    """What the secret projections are drawn from: the same for the same rows and seed, and out of
+    reach of whoever lacks a single row."""
+    digest = hashlib.sha256(f"{seed} {rows.shape}".encode() + rows.tobytes()).digest()
+    return int.from_bytes(digest[:16], "little")
 
 
 def _check_finite(scores: Floats) -> None:

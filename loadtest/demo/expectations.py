@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from proxy import rules
 from proxy.rules import Rule
@@ -30,13 +31,15 @@ class Outcome:
     Attributes:
         statuses: answers by HTTP status, as the client saw them.
         refused_by: refusals by rule id, as the audit log has them.
-        wrong: allowed answers that are not the model's own.
+        wrong: allowed answers that name another class than the model.
+        coarse: allowed answers that are coarser than the model's own.
     """
 
     kind: str
     statuses: Counter[int] = field(default_factory=Counter)
     refused_by: Counter[str] = field(default_factory=Counter)
     wrong: int = 0
+    coarse: int = 0
 
     @property
     def sent(self) -> int:
@@ -75,6 +78,10 @@ def most_false_alarms(rows: int, budget: float, chance: float = CHANCE) -> int:
     return rows
 
 
+_DETECTED: Final = (rules.OUTLIER, *rules.PATTERNS)
+"""By whom traffic may be refused that is no honest client's."""
+
+
 class Expectation:
     """Nothing in particular: what is measured is information."""
 
@@ -85,7 +92,7 @@ class Expectation:
 
     def judge(self, outcome: Outcome) -> Verdict:
         """Even information fails if an answer is wrong or a refusal is not a detector's."""
-        if outcome.sent and outcome.only({200, 403}, {rules.OUTLIER}):
+        if outcome.sent and outcome.only({200, 403, 429}, _DETECTED):
             return Verdict.INFORMATION
         return Verdict.FAILED
 
@@ -122,11 +129,36 @@ class Recognised(Expectation):
         return f"at least {self.share:.0%} refused"
 
     def judge(self, outcome: Outcome) -> Verdict:
-        """By the outlier rule alone."""
+        """By a detector: of single rows, or of the client that sends so many of them."""
         return _verdict(
             outcome.sent > 0
-            and outcome.only({200, 403}, {rules.OUTLIER})
+            and outcome.only({200, 403, 429}, _DETECTED)
             and outcome.sent - outcome.allowed >= self.share * outcome.sent
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Climbs(Expectation):
+    """A black-box attack: after a few queries answers are coarse, then they end.
+
+    Attributes:
+        most: answers that may still be the model's own.
+    """
+
+    most: int
+
+    @property
+    def text(self) -> str:
+        """In the words of the table."""
+        return f"coarse after {self.most} queries at most, then refused"
+
+    def judge(self, outcome: Outcome) -> Verdict:
+        """By the rules about patterns, or about outliers; some answers must have been coarse."""
+        return _verdict(
+            outcome.only({200, 403, 429}, _DETECTED)
+            and outcome.coarse > 0
+            and outcome.allowed - outcome.coarse <= self.most
+            and outcome.refused_by[rules.PROBING_CLIENT.id] > 0
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.demo.expectations import (
+    Climbs,
     Expectation,
     Outcome,
     Recognised,
@@ -23,7 +24,7 @@ from loadtest.demo.expectations import (
 )
 from loadtest.demo.report import Check, Latency, Line, Report
 from loadtest.demo.site import BUDGET, BURST, MAX_ROWS, MODEL, RATE, TARGET, Site, Stage
-from loadtest.demo.traffic import adversarial, malformed, outliers
+from loadtest.demo.traffic import adversarial, malformed, outliers, probes
 from loadtest.mlp import Floats
 from loadtest.payloads import infer_request
 from loadtest.process import BARTIZAN
@@ -31,6 +32,8 @@ from loadtest.wire import Response, Session
 
 FLOOD: Final = 1200
 LATENCY_PAIRS: Final = 400
+PROBES: Final = 60
+MOST_PROBES: Final = 25
 EPSILONS: Final = (0.1, 0.2, 0.3)
 _SEED: Final = 7
 _AUDIT_SECONDS: Final = 10.0
@@ -56,6 +59,8 @@ def perform(site: Site, stage: Stage, say: Callable[[str], None]) -> Report:
     for epsilon in EPSILONS:
         rows = adversarial(stage.model, some, stage.labels[: len(some)], epsilon)
         play.images(report, "crafted", f"FGSM {epsilon:g}", rows, Expectation())
+    say("a black-box attack")
+    play.probing(report, stage.images[passed])
     say("malformed requests")
     image = stage.images[passed][:1]
     header = site.header("malformed")
@@ -83,14 +88,24 @@ class _Play:
         self, report: Report, client: str, kind: str, rows: Floats, expectation: Expectation
     ) -> npt.NDArray[np.bool_]:
         """Sends (n, d) images one by one; tells which were allowed."""
-        labels = self._stage.model.probabilities(rows).argmax(axis=1)
+        own = self._stage.model.probabilities(rows)
+        labels = own.argmax(axis=1)
         requests = [self._site.request(client, row[None]) for row in rows]
         responses = self.requests(report, kind, requests, expectation)
         outcome = report.lines[-1].outcome
-        for response, label in zip(responses, labels, strict=True):
-            if response.status == 200 and label_of(response.body) != label:
-                outcome.wrong += 1
+        for response, label, probabilities in zip(responses, labels, own, strict=True):
+            if response.status == 200:
+                outcome.wrong += label_of(response.body) != label
+                told = output_of(response.body, "probabilities")
+                outcome.coarse += not np.allclose(told, probabilities, atol=1e-3)
         return np.array([response.status == 200 for response in responses], bool)
+
+    def probing(self, report: Report, images: Floats) -> None:
+        """Steps around a point between two images of different classes."""
+        classes = self._stage.model.probabilities(images).argmax(axis=1)
+        other = images[np.flatnonzero(classes != classes[0])[0]]
+        rows = probes(images[0], other, PROBES, _SEED)
+        self.images(report, "prober", "black-box probing", rows, Climbs(MOST_PROBES))
 
     def requests(
         self, report: Report, kind: str, requests: Sequence[bytes], expectation: Expectation
@@ -163,11 +178,20 @@ def label_of(body: bytes) -> int:
     Raises:
         ValueError: if it names none.
     """
+    return int(output_of(body, "label")[0])
+
+
+def output_of(body: bytes, name: str) -> list[Any]:
+    """The data of one tensor of a v2 answer.
+
+    Raises:
+        ValueError: if it has none of this name.
+    """
     document: Any = json.loads(body)
     for output in document["outputs"]:
-        if output["name"] == "label":
-            return int(output["data"][0])
-    raise ValueError("the answer has no label")
+        if output["name"] == name:
+            return list(output["data"])
+    raise ValueError(f"the answer has no {name}")
 
 
 def read_audit(path: Path) -> dict[str, dict[str, Any]]:

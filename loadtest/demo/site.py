@@ -84,7 +84,10 @@ class Site:
         seen: the id and status of every answer of the firewall.
     """
 
-    CLIENTS: Final = ("honest", "outliers", "crafted", "malformed", "latency", "flood", "you")
+    CLIENTS: Final = (
+        *("honest", "outliers", "crafted", "prober"),
+        *("malformed", "latency", "flood", "you"),
+    )
 
     def __init__(self, folder: Path, stage: Stage) -> None:
         self.folder = folder

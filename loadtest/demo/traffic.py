@@ -1,4 +1,5 @@
-"""The demonstration's traffic: honest images, outliers, adversarial images, malformed requests."""
+"""The demonstration's traffic: honest images, outliers, adversarial images, a black-box attack,
+malformed requests."""
 
 from __future__ import annotations
 
@@ -35,6 +36,24 @@ def adversarial(
     known = model.probabilities(images).argmax(axis=1) == labels
     fooled = model.probabilities(crafted).argmax(axis=1) != labels
     return np.asarray(crafted[known & fooled])
+
+
+def probes(image: Floats, other: Floats, count: int, seed: int) -> Floats:
+    """(count, d): the queries of a decision-based attack (HopSkipJump, Chen et al., 2020).
+
+    First a search by halves along the line from ``image`` to one of another class, for the boundary
+    between them; then small steps around the point found, by which its slope is estimated. Each
+    query alone looks honest.
+    """
+    rng = np.random.default_rng(seed)
+    near, far, queries = 0.0, 1.0, []
+    for _ in range(8):
+        middle = (near + far) / 2
+        queries.append((1 - middle) * image + middle * other)
+        near, far = (middle, far) if rng.random() < 0.5 else (near, middle)
+    steps = rng.normal(size=(count - len(queries), image.size))
+    steps *= 0.1 / np.linalg.norm(steps, axis=1, keepdims=True)
+    return np.clip(np.vstack([*queries, queries[-1] + steps]), 0, 1).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,22 @@
-"""What the admin listener answers: health, readiness, metrics, and the endpoints as they serve."""
+"""What the admin listener answers: health, readiness, metrics, the endpoints, and their clients."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, Final, Protocol
 
 import orjson
 from aiohttp import web
 
+from proxy.admin.clients import ClientSource, add_routes
 from proxy.admin.guard import Guard
 from proxy.telemetry.exposition import OPENMETRICS, TEXT
 
 _VERSION: Final = version("bartizan")
 
 
-class AdminSource(Protocol):
+class AdminSource(ClientSource, Protocol):
     """What the admin listener asks: one worker, or the supervisor of several. Values are ready for
     JSON."""
 
@@ -27,40 +29,10 @@ class AdminSource(Protocol):
     async def endpoints(self) -> list[dict[str, Any]]:
         """The endpoints as they are served now."""
 
-    async def clients(self, endpoint: str | None, most: int) -> list[dict[str, Any]]:
-        """The clients with the most evidence against them, the strongest first.
-
-        Raises:
-            LookupError: if there is no such endpoint.
-        """
-
-    async def client(self, client: str, endpoint: str | None) -> list[dict[str, Any]]:
-        """What each endpoint knows of one client: the same keys as in :meth:`clients`.
-
-        Raises:
-            LookupError: if there is no such endpoint.
-        """
-
-    async def forgive(self, client: str, endpoint: str | None) -> None:
-        """Forgets what was learnt about a client, and lifts its ban.
-
-        Raises:
-            LookupError: if there is no such endpoint.
-            StateUnavailable: if it could not be done.
-        """
-
-    async def ban(self, client: str, seconds: float, endpoint: str | None) -> None:
-        """Bans a client for so long.
-
-        Raises:
-            LookupError: if there is no such endpoint.
-            StateUnavailable: if it could not be done.
-        """
-
 
 def make_app(source: AdminSource, guard: Guard) -> web.Application:
     """The application. ``guard`` decides who may ask what."""
-    app = web.Application(middlewares=[guard.middleware], client_max_size=64 * 1024)
+    app = web.Application(middlewares=[guard.middleware, _errors], client_max_size=64 * 1024)
     app.on_response_prepare.append(guard.prepare)
     handlers = _Handlers(source, guard)
     app.router.add_get("/healthz", handlers.healthz)
@@ -68,6 +40,7 @@ def make_app(source: AdminSource, guard: Guard) -> web.Application:
     app.router.add_get("/version", handlers.version)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/api/v1/endpoints", handlers.endpoints)
+    add_routes(app, source)
     return app
 
 
@@ -82,7 +55,7 @@ class _Handlers:
 
     async def readyz(self, request: web.Request) -> web.Response:
         """200 if traffic may be sent here, 503 if not; why not, for those who may know."""
-        reasons = self._source.ready()
+        reasons = await self._source.ready()
         answer: dict[str, Any] = {"ready": not reasons}
         if reasons and self._guard.knows(request):
             answer["reasons"] = reasons
@@ -95,13 +68,27 @@ class _Handlers:
     async def metrics(self, request: web.Request) -> web.Response:
         """The metrics, as OpenMetrics to who accepts it."""
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        body = self._source.metrics.render(openmetrics)
+        body = await self._source.render(openmetrics)
         kind = OPENMETRICS if openmetrics else TEXT
         return web.Response(body=body, headers={"Content-Type": kind})
 
     async def endpoints(self, _request: web.Request) -> web.Response:
         """The endpoints as they are served now."""
-        return _json({"endpoints": self._source.endpoints()})
+        return _json({"endpoints": await self._source.endpoints()})
+
+
+@web.middleware
+async def _errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """aiohttp's own refusals, as JSON as everything else is."""
+    try:
+        return await handler(request)
+    except web.HTTPException as refusal:
+        answer = _json({"error": refusal.reason.lower()}, refusal.status)
+        if "Allow" in refusal.headers:
+            answer.headers["Allow"] = refusal.headers["Allow"]
+        return answer
 
 
 def _json(value: object, status: int = 200) -> web.Response:

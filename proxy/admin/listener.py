@@ -56,6 +56,13 @@ class AdminListener:
             await self._runner.cleanup()
             raise
 
+    async def __aenter__(self) -> AdminListener:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     async def close(self) -> None:
         """Stops listening; requests under way have two seconds."""
         await self._runner.cleanup()

@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "inspect": ("proxy.cli.inspect", "Show what a bundle holds."),
     "score": ("proxy.cli.score", "Score rows as the gateway would."),
     "audit": ("proxy.cli.audit", "Verify the audit log."),
+    "clients": ("proxy.cli.clients", "See which clients are suspected; forgive or ban them."),
     "demo": ("proxy.cli.demo", "Show the firewall at work."),
 }
 

@@ -6,7 +6,7 @@ import datetime
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detectors.training.readers import Table
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+CLIENT_ALARM_BUDGET: Final = 0.001
 
 
 def share(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
@@ -45,6 +46,13 @@ def share(_: click.Context, __: click.Parameter, value: float | None) -> float |
     show_default=True,
     help="Confidence with which the budget holds.",
 )
+@click.option(
+    "--client-alarm-budget",
+    type=float,
+    callback=share,
+    help="Share of honest client-days that may raise an alarm.  [default: 0.001]",
+)
+@click.option("--no-patterns", is_flag=True, help="Do not learn what honest clients look like.")
 @click.option("--detectors", "kinds", help="Comma-separated; a measured default otherwise.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--sign", "key", type=_FILE, help="Ed25519 private key, PEM, to sign with.")
@@ -56,6 +64,8 @@ def fit(
     out: Path,
     budget: float,
     confidence: float,
+    client_alarm_budget: float | None,
+    no_patterns: bool,
     kinds: str | None,
     seed: int,
     key: Path | None,
@@ -66,10 +76,14 @@ def fit(
     The rows are split three ways: to fit, to merge and to set the threshold. Duplicates are dropped
     first. Labels are the classes that the model tells apart, never marks of outliers: every row
     counts as honest.
+
+    From the same rows it learns the patterns of honest clients over time, against which theft and
+    probing stand out; --no-patterns leaves them out.
     """
     try:
         from detectors.training.fit import DEFAULT_DETECTORS, write  # noqa: PLC0415 - an extra
         from detectors.training.fit import fit as fit_rows  # noqa: PLC0415
+        from detectors.training.patterns import PatternRowsError  # noqa: PLC0415
         from detectors.training.readers import read_labels, read_table  # noqa: PLC0415
     except ImportError as error:
         raise click.ClickException(
@@ -84,6 +98,8 @@ def fit(
                 f"{kind!r}: expected some of {', '.join(REGISTRY)}, each once",
                 param_hint="--detectors",
             )
+    if no_patterns and client_alarm_budget is not None:
+        raise click.UsageError("--client-alarm-budget is for patterns: leave out --no-patterns")
     if not out.parent.is_dir():
         raise click.BadParameter(f"{out.parent} is not a directory", param_hint="--out")
     try:
@@ -97,9 +113,12 @@ def fit(
             delta=1 - confidence,
             seed=seed,
             classes=classes,
+            client_alarm_budget=None if no_patterns else client_alarm_budget or CLIENT_ALARM_BUDGET,
         )
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         written = write(fitted, out, table, created=created, signing_key=signing_key)
+    except PatternRowsError as error:
+        raise click.ClickException(f"{error}; --no-patterns goes on without patterns") from error
     except (ValueError, OSError) as error:  # every typed error of a fit is a ValueError
         raise click.ClickException(str(error)) from error
     result = _result(written, table, out, signed=signing_key is not None)

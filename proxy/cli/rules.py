@@ -15,6 +15,11 @@ _GROUPS: Final = {
     "1": ("BZ-1xx: the protocol", "The request could not be read, or must not be passed on."),
     "2": ("BZ-2xx: the contract", "The tensors are not those that the model declares."),
     "3": ("BZ-3xx: outliers", "The input is unlike the honest data."),
+    "5": (
+        "BZ-5xx: patterns",
+        "The sequence of a client's queries is unlike any honest client's. What is done about it "
+        "climbs with the evidence (`on_pattern`).",
+    ),
     "6": ("BZ-6xx: limits", "Rows are the unit of every limit."),
     "9": (
         "BZ-9xx: our own faults",

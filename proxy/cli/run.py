@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from proxy.distribution import ClashError, check_packages
+
+if TYPE_CHECKING:
+    from proxy.settings.models import Settings
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIGURATION: Final = 3
@@ -25,19 +28,47 @@ def run(path: Path) -> None:
     except ClashError as error:
         _end(str(error), EXIT_FAILED)
     # Only now: another distribution's files may stand where ours should.
-    from proxy.build import BuildError  # noqa: PLC0415
+    from proxy.settings.load import load  # noqa: PLC0415
+    from proxy.settings.problems import SettingsError  # noqa: PLC0415
+
+    try:
+        settings = load(path)
+    except SettingsError as error:
+        _end(str(error), EXIT_CONFIGURATION)
+    except OSError as error:
+        _end(f"bartizan: {error}", EXIT_FAILED)
+    if settings.workers > 1:
+        _supervise(path, settings)
+    else:
+        _serve(path, settings)
+
+
+def _serve(path: Path, settings: Settings) -> None:
+    from proxy.build import BuildError  # noqa: PLC0415 - see run
     from proxy.server import serve  # noqa: PLC0415
     from proxy.settings.problems import SettingsError  # noqa: PLC0415
     from proxy.telemetry.audit import AuditError  # noqa: PLC0415
 
     try:
-        serve(path)
+        serve(path, settings)
     except (SettingsError, BuildError) as error:
         _end(str(error), EXIT_CONFIGURATION)
     except (AuditError, OSError) as error:
         _end(f"bartizan: {error}", EXIT_FAILED)
 
 
-def _end(message: str, status: int) -> None:
+def _supervise(path: Path, settings: Settings) -> None:
+    from proxy.supervisor import StartError, supervise  # noqa: PLC0415 - see run
+
+    try:
+        supervise(path, settings)
+    except StartError as error:
+        words = str(error) if error.status == EXIT_CONFIGURATION else f"bartizan: {error}"
+        _end(words, error.status)
+    except OSError as error:
+        _end(f"bartizan: {error}", EXIT_FAILED)
+
+
+def _end(message: str, status: int) -> NoReturn:
     click.echo(message, err=True)
     raise SystemExit(status)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import socket
 import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from functools import partial
-from pathlib import Path
 
 from proxy.http.address import Address
 from proxy.http.application import Application, Intake
@@ -20,6 +18,7 @@ from proxy.http.handshake import Handshake
 from proxy.http.limits import ListenerLimits
 from proxy.http.messages import Peer
 from proxy.http.server_connection import ServerConnection
+from proxy.http.shared_address import refuse_path_in_use
 
 __all__ = ["Address", "Application", "Exchange", "Intake", "Listener", "ListenerLimits"]
 
@@ -35,7 +34,7 @@ class Listener:
         wall: seconds since the epoch, for Date.
         guarded: lower-case names of further headers that decide something, such as the one that
             carries API keys: protected as Authorization is.
-        sock: a socket that is bound already, instead of ``address``'s own.
+        sock: a socket that is bound already, instead of ``address``'s own, and of its kind.
         reuse_port: whether other processes listen on the same port.
 
     Attributes:
@@ -85,11 +84,11 @@ class Listener:
         tls = self.address.tls
         accept: Callable[[], asyncio.Protocol]
         accept = self.accept if tls is None else partial(Handshake, self, tls)
-        if self.address.path:
-            _refuse_path_in_use(self.address.path)
-            self._server = await loop.create_unix_server(
-                accept, self.address.path, sock=self._sock, backlog=1024
-            )
+        if self.address.path and self._sock is not None:
+            self._server = await loop.create_unix_server(accept, sock=self._sock, backlog=1024)
+        elif self.address.path:
+            refuse_path_in_use(self.address.path)
+            self._server = await loop.create_unix_server(accept, self.address.path, backlog=1024)
         elif self._sock is not None:
             self._server = await loop.create_server(accept, sock=self._sock, backlog=1024)
         else:
@@ -202,11 +201,3 @@ def _plain(host: str) -> str:
         return host
     address = ipaddress.IPv6Address(host.partition("%")[0])
     return str(address.ipv4_mapped or address)
-
-
-def _refuse_path_in_use(path: str) -> None:
-    """uvloop replaces any socket, also one that somebody listens on."""
-    if Path(path).is_socket():
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(path) == 0:
-                raise OSError(errno.EADDRINUSE, "unix socket in use", path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.http import render
 from proxy.http.messages import Head, Peer, Reply
@@ -12,6 +12,26 @@ if TYPE_CHECKING:
     from proxy.http.application import Application
     from proxy.http.response import Response
     from proxy.http.server_connection import ServerConnection
+
+
+_DESCRIBING: Final = frozenset(
+    {
+        b"accept-ranges",
+        b"content-digest",
+        b"content-encoding",
+        b"content-md5",
+        b"content-range",
+        b"content-type",
+        b"digest",
+        b"etag",
+        b"inference-header-content-length",
+        b"last-modified",
+        b"repr-digest",
+        b"signature",
+        b"signature-input",
+    }
+)
+"""Headers that hold of one body, and of no other in its place (RFC 9110, 8; RFC 9421; RFC 9530)."""
 
 
 class Exchange:
@@ -108,6 +128,35 @@ class Exchange:
             self.answered = True
             return 0 if self.head.method == "HEAD" else len(body)
         return await self._stream(response, extra)
+
+    def replace(self, response: Response, lines: bytes, body: bytes, extra: bytes = b"") -> int:
+        """Sends a body of ours in place of the upstream's, complete, at once.
+
+        The status and the other headers are the upstream's, but for those that described its body.
+
+        Args:
+            response: what it stands for; nobody takes the body of that any more.
+            lines: the header lines that describe the body, each ended by CRLF.
+            extra: further header lines, each ended by CRLF.
+
+        Returns:
+            The number of bytes of body sent.
+
+        Raises:
+            ValueError: if there is no body to replace (HEAD, 204, 304).
+            RuntimeError: if an answer was begun before.
+        """
+        if self.status:
+            raise _answered()
+        if response.bodiless:
+            raise ValueError("there is no body to replace")
+        response.headers = [pair for pair in response.headers if pair[0] not in _DESCRIBING]
+        response.discard()
+        head = self._head(response, lines + extra, len(body), body)
+        self.status = response.status
+        self._connection.write(head)
+        self.answered = True
+        return len(body)
 
     async def _stream(self, response: Response, extra: bytes) -> int:
         connection = self._connection

@@ -80,24 +80,40 @@ class Response:
             await self.progress()
         return self.take()
 
-    async def body(self, limit: int) -> bytes:
-        """All of the body.
+    async def whole(self, limit: int) -> bytes:
+        """All of the body, which stays: it can be read or relayed as if it had just arrived.
 
         Raises:
             Refusal: UPSTREAM_INVALID if it is larger than ``limit`` bytes, or if the upstream died;
                 UPSTREAM_TIMEOUT if it missed its deadline.
         """
-        if self.complete and self.buffered <= limit:
-            return self.take()
-        parts = bytearray()
+        parts: bytes | bytearray = b""
         while True:
-            parts += self.take()
-            if len(parts) > limit or (self.length or 0) > limit:
+            piece = self.take()
+            if not parts:
+                parts = piece  # mostly the only one
+            else:
+                if type(parts) is bytes:
+                    parts = bytearray(parts)
+                parts += piece
+            if len(parts) > limit or (not self.bodiless and (self.length or 0) > limit):
                 self.discard()
                 raise Refusal(UPSTREAM_INVALID, f"an answer of more than {limit} bytes")
             if self.complete and not self.buffered:
-                return bytes(parts)
+                break
             await self.progress()
+        self._body = body = bytes(parts)
+        self.buffered = len(body)
+        return body
+
+    async def body(self, limit: int) -> bytes:
+        """All of the body, taken.
+
+        Raises:
+            Refusal: as :meth:`whole`.
+        """
+        await self.whole(limit)
+        return self.take()
 
     async def progress(self) -> None:
         """Waits until more of the answer is there. Whoever gives up waiting discards the answer.

@@ -20,7 +20,7 @@ Rows = npt.NDArray[np.float32]
 class Headers(Protocol):
     """The part of a message's head that a codec reads."""
 
-    def get(self, name: bytes) -> bytes | None:
+    def get(self, name: bytes, /) -> bytes | None:
         """The value of the header with this lower-case name, or None."""
 
 
@@ -73,7 +73,14 @@ class InferRequest:
 
 @dataclass(slots=True)
 class InferResponse:
-    """The model's answer as tensors by name."""
+    """The model's answer as tensors by name.
+
+    Attributes:
+        tensors: in the order of the answer. Read-only.
+        n: the size of their common first dimension, or 1 if they have none in common.
+        options: the protocol's own remainder (ids, parameters, which tensors were binary), kept
+            for encoding.
+    """
 
     tensors: dict[str, npt.NDArray[Any]]
     n: int
@@ -114,6 +121,14 @@ class Codec(Protocol):
 
         Raises:
             Refusal: UPSTREAM_INVALID, and nothing else, whatever the bytes.
+        """
+
+    def encode_response(self, response: InferResponse) -> tuple[bytes, bytes]:
+        """Header lines (Content-Type and the protocol's own, CRLF-ended) and body of an answer, in
+        the form in which it was read: what was binary is binary, ids and parameters stay.
+
+        Raises:
+            ValueError: for a number that the form cannot hold, as NaN in JSON.
         """
 
     def refuse(self, refusal: Refusal) -> tuple[bytes, bytes]:

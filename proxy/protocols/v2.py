@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from math import prod
 from typing import Any, Final, Self
 
 import numpy as np
@@ -13,7 +12,6 @@ import orjson
 from proxy.protocols.base import Headers, InferRequest, InferResponse, Route, Rows
 from proxy.protocols.contract import Contract, TensorSpec
 from proxy.protocols.tensors import (
-    DATATYPES,
     Tensor,
     datatype_of,
     flatten,
@@ -23,28 +21,28 @@ from proxy.protocols.tensors import (
     to_rows,
     to_values,
 )
-from proxy.protocols.v2_binary import LENGTH_HEADER, check_size, header_length
-from proxy.protocols.v2_json import check_unique_keys, count_keys, loads, split_arrays
+from proxy.protocols.v2_binary import LENGTH_HEADER, header_length
+from proxy.protocols.v2_json import loads, split_arrays
 from proxy.protocols.v2_layout import Layout, LayoutReader
-from proxy.protocols.v2_messages import MEDIA_TYPES, check_media_type, check_text, read_shape, shown
+from proxy.protocols.v2_messages import MEDIA_TYPES, check_media_type
 from proxy.protocols.v2_paths import Paths
+from proxy.protocols.v2_responses import (
+    BINARY_LINES,
+    JSON_LINES,
+    decode_response,
+    encode_response,
+)
 from proxy.rules import (
     BINARY_FRAMING,
     BODY_TOO_LARGE,
     CONTRACT_UNKNOWN,
-    DATATYPE,
     SHAPE,
     SYNTAX,
-    TENSOR_NAME,
     UPSTREAM_INVALID,
     VALUE,
     Refusal,
 )
 
-_JSON_LINES: Final = b"Content-Type: application/json\r\n"
-_BINARY_LINES: Final = (
-    b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n"
-)
 _NOTHING: Final[Mapping[str, Any]] = {}
 _MEMORABLE: Final = 2048  # bytes of a frame that is worth remembering
 _REMEMBERED: Final = 64
@@ -71,7 +69,7 @@ class V2:
     """
 
     name = "v2"
-    framing = (
+    framing: Sequence[tuple[bytes, bytes]] = (
         (b"content-type", b"content-type: %b\r\n"),
         (b"inference-header-content-length", b"inference-header-content-length: %b\r\n"),
     )
@@ -167,7 +165,7 @@ class V2:
         if not options and len(request.tensors) == 1:
             ((name, tensor),) = request.tensors.items()
             data = orjson.dumps(to_values(tensor), option=orjson.OPT_SERIALIZE_NUMPY)
-            return _JSON_LINES, _frame(name, tensor.shape, tensor.dtype) % data
+            return JSON_LINES, _frame(name, tensor.shape, tensor.dtype) % data
         document: dict[str, Any] = {}
         binary: frozenset[str] = frozenset()
         parameters: Mapping[str, Mapping[str, Any]] = _NOTHING
@@ -200,8 +198,8 @@ class V2:
             document["outputs"] = options["outputs"]
         text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
         if tail:
-            return _BINARY_LINES % len(text), b"".join((text, *tail))
-        return _JSON_LINES, text
+            return BINARY_LINES % len(text), b"".join((text, *tail))
+        return JSON_LINES, text
 
     def decode_response(self, head: Headers, body: bytes) -> InferResponse:
         """Reads a successful answer to an inference strictly and within bounds.
@@ -213,10 +211,18 @@ class V2:
             Refusal: UPSTREAM_INVALID, and nothing else, whatever the bytes.
         """
         try:
-            return self._decode_response(head, body)
+            return decode_response(head, body, self._max_response_bytes)
         except Refusal as refusal:
             detail = f"{refusal.rule.message}: {refusal.detail}"
             raise Refusal(UPSTREAM_INVALID, detail) from None
+
+    def encode_response(self, response: InferResponse) -> tuple[bytes, bytes]:
+        """Header lines and body of an answer, in the form in which it was read.
+
+        Raises:
+            ValueError: for a number that is not finite in a JSON output: JSON has none such.
+        """
+        return encode_response(response)
 
     def refuse(self, refusal: Refusal) -> tuple[bytes, bytes]:
         """Content type and body of a refusal: a string, since an object breaks tritonclient."""
@@ -242,56 +248,6 @@ class V2:
             layout = self._layouts.read(text)
             return layout, layout.arrays, True
         return layout, arrays, booleans
-
-    def _decode_response(self, head: Headers, body: bytes) -> InferResponse:
-        if len(body) > self._max_response_bytes:
-            raise Refusal(BODY_TOO_LARGE, f"at most {self._max_response_bytes} bytes")
-        if head.get(b"content-encoding") not in (None, b"identity"):
-            raise Refusal(SYNTAX, "the answer is compressed")
-        check_media_type(head.get(b"content-type"))
-        declared = head.get(LENGTH_HEADER)
-        start = len(body) if declared is None else header_length(declared, len(body))
-        text = body[:start]
-        document = loads(text)
-        if type(document) is not dict or type(document.get("outputs")) is not list:
-            raise Refusal(SYNTAX, "no list of outputs")
-        outputs = document.pop("outputs")
-        keys = 1 + count_keys(document)
-        options = {
-            key: document[key] for key in ("model_name", "model_version", "id") if key in document
-        }
-        tensors: dict[str, Tensor] = {}
-        for item in outputs:
-            if type(item) is not dict:
-                raise Refusal(SYNTAX, "an output is not an object")
-            name: Any = item.get("name")
-            check_text("the name of an output", name)
-            kind = DATATYPES.get(str(item.get("datatype")))
-            if kind is None or name in tensors:
-                raise Refusal(DATATYPE if kind is None else TENSOR_NAME, shown(name))
-            shape = read_shape(name, item.get("shape"), smallest=0)
-            count = prod(shape)
-            values = item.pop("data", None)
-            keys += count_keys(item) + (values is not None)
-            parameters = item.get("parameters")
-            size = parameters.get("binary_data_size") if type(parameters) is dict else None
-            if size is not None:
-                check_size(name, kind, size, count)
-                if values is not None or start + size > len(body):
-                    raise Refusal(BINARY_FRAMING, f"{name} is not where its size says")
-                tensors[name] = from_buffer(name, kind, body, shape, start=start, stop=start + size)
-                start += size
-                options["binary"] = options.get("binary", frozenset()) | {name}
-            elif type(values) is list:
-                flat = flatten(name, values, shape, count)
-                tensors[name] = from_values(name, kind, flat, shape, booleans=True)
-            else:
-                raise Refusal(SYNTAX, f"{name} has no list of data")
-        if start != len(body):
-            raise Refusal(BINARY_FRAMING, "the tensors' sizes do not add up to the body's")
-        check_unique_keys(text, keys)
-        first = {tensor.shape[0] for tensor in tensors.values()}
-        return InferResponse(tensors, first.pop() if len(first) == 1 else 1, options)
 
 
 @lru_cache(maxsize=_REMEMBERED)

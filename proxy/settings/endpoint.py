@@ -58,6 +58,13 @@ Count = Annotated[int, Field(gt=0, le=10**12)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+_SCORING = (
+    *("false_positive_budget", "confidence", "on_outlier", "block_fraction"),
+    *("client_alarm_budget", "on_pattern", "patterns"),
+)
+"""Keys that do nothing without a bundle."""
+
+
 class Tensor(Section):
     """One input tensor of the model, as its contract declares it."""
 
@@ -228,6 +235,25 @@ class Limits(Quota):
     images to a tenth; memory for reading JSON comes on top."""
 
 
+class Patterns(Section):
+    """How the patterns of clients' queries are watched."""
+
+    profile: Literal["default", "frames", "exploration"] = "default"
+    """What honest clients send: ``frames`` are near-duplicates of each other, as of a film;
+    ``exploration`` changes one feature at a time, as in what-if tools. Both switch off the
+    statistics that such traffic trips; docs/detection.md says what is then not recognised."""
+    clients: Annotated[int, Field(ge=16, le=10**6)] = 10_000
+    """Clients whose queries a worker keeps at hand, at up to 16 KB each."""
+    coverage_limit: Fraction | None = None
+    """The share of the honest input space that one client may visit; none: it is only told."""
+    throttle_seconds: Seconds = 10.0
+    """From one row to the next of a client that is throttled."""
+
+
+Step = Literal["shape", "throttle", "block"]
+_LADDER: tuple[Step, ...] = ("shape", "throttle", "block")
+
+
 class Endpoint(Section):
     """One model behind the firewall."""
 
@@ -264,6 +290,14 @@ class Endpoint(Section):
     """What becomes of a request with flagged rows: ``block``, or ``allow`` and record it."""
     block_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """A request is refused if more than this fraction of its rows is flagged; 0: if any is."""
+    client_alarm_budget: Fraction | None = None
+    """The share of honest client-days with a false alarm; none: what the bundle was fitted for."""
+    on_pattern: tuple[Step, ...] = _LADDER
+    """What becomes of a client whose queries form a pattern, a step further with each factor of a
+    thousand in the evidence: ``shape`` makes answers coarse, which no client can tell from the
+    model; ``throttle`` lets a row pass now and then; ``block`` refuses. None: it is recorded."""
+    patterns: Patterns = Patterns()
+    """How patterns are watched."""
     failure_mode: FailureMode = Field(
         default_factory=lambda data: (
             FailureMode.ALLOW if data.get("mode") is Mode.MONITOR else FailureMode.DENY
@@ -320,15 +354,18 @@ class Endpoint(Section):
             faults.add("no upstream is https://: it would do nothing", "upstream_tls")
 
     def _check_scoring(self, faults: Faults) -> None:
+        if list(self.on_pattern) != [step for step in _LADDER if step in self.on_pattern]:
+            faults.add("each step comes once, in the order shape, throttle, block", "on_pattern")
         if self.bundle is not None:
             return
-        for key in ("false_positive_budget", "confidence", "on_outlier", "block_fraction"):
+        for key in _SCORING:
             if key in self.model_fields_set:
                 faults.add("nothing is scored without a bundle: it would do nothing", key)
-        if rules.OUTLIER.id in self.rules:
-            faults.add(
-                "nothing is scored without a bundle: it would do nothing", "rules", rules.OUTLIER.id
-            )
+        for rule in (rules.OUTLIER, *rules.PATTERNS):
+            if rule.id in self.rules:
+                faults.add(
+                    "nothing is scored without a bundle: it would do nothing", "rules", rule.id
+                )
 
     def _check_quotas(self, faults: Faults) -> None:
         most = self.limits.rows_per_request

@@ -6,15 +6,9 @@ declarations.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from proxy.settings.endpoint import Endpoint
 from proxy.settings.fields import (
@@ -27,21 +21,10 @@ from proxy.settings.fields import (
     Network,
     Seconds,
 )
+from proxy.settings.secret import Secret
 from proxy.settings.section import Faults, Section
+from proxy.settings.shared_state import MEMORY, Sharing, StateUrl, check_state
 
-_SECRET_LENGTH = 16
-
-
-def _secret(given: SecretStr) -> SecretStr:
-    # A file's last line feed comes along into a variable, and is no part of the secret.
-    secret = given.get_secret_value().strip()
-    if len(secret) < _SECRET_LENGTH:
-        raise ValueError(f"must hold at least {_SECRET_LENGTH} characters")
-    return SecretStr(secret)
-
-
-Secret = Annotated[SecretStr, AfterValidator(_secret)]
-"""A secret without white space around it."""
 HeaderName = Annotated[
     str,
     Matching("[A-Za-z0-9-]{1,64}", "a header name of letters, digits and hyphens"),
@@ -192,22 +175,6 @@ class Http(Section):
     """How long requests under way may take to finish after SIGTERM."""
 
 
-def _one_worker(value: Any) -> Any:
-    if isinstance(value, int) and value > 1:
-        raise ValueError(
-            "more than one worker needs a state that workers share, and memory:// is not one: "
-            "set workers: 1, and start further instances on their own ports"
-        )
-    return value
-
-
-def _memory_only(value: Any) -> Any:
-    if isinstance(value, str) and value != "memory://":
-        scheme = value.split(":", 1)[0]
-        raise ValueError(f"{scheme}: is not a state that this version knows; use memory://")
-    return value
-
-
 class Settings(Section):
     """The whole configuration."""
 
@@ -217,14 +184,14 @@ class Settings(Section):
     """TLS for clients; none: plain HTTP."""
     admin: Admin = Admin()
     """Where the operator looks: health, readiness and metrics."""
-    workers: Annotated[
-        int, BeforeValidator(_one_worker, json_schema_input_type=Literal[1]), Field(ge=1)
-    ] = 1
-    """Processes that serve. Only 1: the state lives in the worker's memory."""
-    state: Annotated[
-        str, BeforeValidator(_memory_only, json_schema_input_type=Literal["memory://"])
-    ] = "memory://"
-    """Where quotas are kept: ``memory://``."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that serve, on one machine. More than 1 needs a Redis state."""
+    state: StateUrl = MEMORY
+    """Where quotas, and what is learnt about clients, are kept: ``memory://`` (one worker), or
+    Redis: ``redis://host:6379/0``, ``rediss://…`` (TLS), ``unix:///path``,
+    ``redis+sentinel://host:26379,…/SERVICE``, ``redis+cluster://host:6379,…``."""
+    sharing: Sharing = Sharing()
+    """How a Redis state is shared."""
     client: Client = Client()
     """How clients are told apart."""
     audit: Audit | None = None
@@ -244,6 +211,13 @@ class Settings(Section):
         faults = Faults()
         self._check_listeners(faults)
         self._check_endpoints(faults)
+        check_state(self.state, self.sharing, self.workers, faults)
+        if self.state != MEMORY and self.client.secret is None:
+            faults.add(
+                "a shared state needs client.secret: without it, each worker would know a client "
+                "by another pseudonym",
+                "client",
+            )
         faults.report()
         return self
 

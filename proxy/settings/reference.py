@@ -12,6 +12,8 @@ _SECTIONS: Final = {
     "Settings": "The file",
     "Tls": "`tls`",
     "Admin": "`admin`",
+    "Sharing": "`sharing`",
+    "SharingTls": "`sharing.tls`",
     "Client": "`client`",
     "Audit": "`audit`",
     "Log": "`log`",
@@ -22,6 +24,7 @@ _SECTIONS: Final = {
     "LearntContract": "`endpoints[].contract`, learnt",
     "DeclaredContract": "`endpoints[].contract`, stated",
     "Tensor": "`endpoints[].contract.inputs[]`",
+    "Patterns": "`endpoints[].patterns`",
     "Limits": "`endpoints[].limits`",
     "Quota": "`endpoints[].subnet_limits` and `endpoint_limits`",
     "RuleSwitch": "`endpoints[].rules.BZ-nnn`",
@@ -47,7 +50,8 @@ The files in `config/` are examples to start from. This page is `bartizan config
   (`{token: "${TOKEN}"}`) it needs quotes.
 - Scalars are those of YAML 1.2: only `true` and `false` are booleans. Anchors, aliases and `<<`
   work within bounds; tags do not.
-- White space around a secret (`admin.token`, `audit.key`, `client.secret`) is no part of it. An
+- White space around a secret (`admin.token`, `audit.key`, `client.secret`,
+  `sharing.password`) is no part of it. An
   error shows the line that it is about only where no secret could stand: not in these sections, not
   at an unknown key, and not in a file that is no YAML.
 - Relative paths start from the directory of the configuration file.

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from detectors.patterns.exchange import Delta, Merged
+from detectors.patterns.exchange import Delta, Layout, Merged
 
 NANOSECONDS: Final = 1_000_000_000
 DAY_SECONDS: Final = 86_400
@@ -182,10 +182,18 @@ class Sketches(Protocol):
         """
 
     async def look(self, key: str) -> Merged | None:
-        """What all know of one key, or None if nobody learnt anything."""
+        """What all know of one key, or None if nobody learnt anything.
+
+        Raises:
+            StateUnavailable: if it cannot be told.
+        """
 
     async def strongest(self, most: int) -> Sequence[tuple[str, float]]:
-        """The clients with the most evidence against them and its nats, the strongest first."""
+        """The clients with the most evidence against them and its nats, the strongest first.
+
+        Raises:
+            StateUnavailable: if it cannot be told.
+        """
 
     async def forgive(self, client: str) -> None:
         """Forgets what was learnt about a client, here and, at their next exchange, everywhere.
@@ -233,13 +241,13 @@ class StateHealth:
 
 
 class State(Protocol):
-    """Where quotas and sketches are kept. It outlives a reload, so that a reload forgives nobody."""
+    """Where quotas and sketches are kept. It outlives a reload, which thus forgives nobody."""
 
     def ledger(self, name: str, quotas: Sequence[Quota]) -> Ledger:
         """The ledger of this name, with these quotas from now on, what was used so far kept."""
 
-    def sketches(self, name: str) -> Sketches:
-        """The sketches of this endpoint."""
+    def sketches(self, name: str, layout: Layout = Layout()) -> Sketches:  # noqa: B008 - a value
+        """The sketches of this name, laid out so from now on."""
 
     def health(self) -> StateHealth:
         """How it stands now."""

@@ -1,4 +1,4 @@
-"""Quotas in the worker's own memory: the embedded default, exact for one worker.
+"""State in the worker's own memory: the embedded default, exact for one worker.
 
 The number of known keys is bounded. A key is forgotten only if nothing is forgiven by it, so that
 no flood of newcomers clears anyone's record; where no key can be forgotten, newcomers share one
@@ -8,9 +8,9 @@ bucket.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Final
-
+from detectors.patterns.exchange import Layout
 from proxy.state.base import (
     DAY_SECONDS,
     NANOSECONDS,
@@ -18,44 +18,28 @@ from proxy.state.base import (
     Denial,
     LeaseNeeded,
     Quota,
+    StateHealth,
     day_wait,
     rate_wait,
     same_day,
 )
+from proxy.state.keyed import Keyed
+from proxy.state.memory_sketches import MemorySketches
 
-# Known keys looked at to place one newcomer: the hand moves on, so all are looked at in turn.
-_GLANCES: Final = 16
 
-
-class _Table:
+class _Table(Keyed[Bucket]):
     """The buckets of one scope."""
 
-    __slots__ = ("_hand", "_ring", "buckets", "most", "overflow")
+    __slots__ = ("buckets", "overflow")
 
     def __init__(self, most: int) -> None:
-        self.buckets: dict[str, Bucket] = {}
+        super().__init__(most)
+        self.buckets = self.values
         self.overflow = Bucket()
-        self.most = most
-        self._ring: list[str] = []
-        self._hand = 0
 
-    def newcomer(self, key: str, now: int, day: int) -> Bucket:
+    def bucket(self, key: str, now: int, day: int) -> Bucket:
         """A bucket for an unknown key: its own, or else the one that newcomers share."""
-        ring = self._ring
-        if len(ring) < self.most:
-            ring.append(key)
-        else:
-            for _ in range(_GLANCES):
-                self._hand = (self._hand + 1) % len(ring)
-                old = ring[self._hand]
-                if self.buckets[old].is_fresh(now, day):
-                    del self.buckets[old]
-                    ring[self._hand] = key
-                    break
-            else:
-                return self.overflow
-        bucket = self.buckets[key] = Bucket()
-        return bucket
+        return self.newcomer(key, Bucket, lambda old: old.is_fresh(now, day)) or self.overflow
 
 
 class MemoryLedger:
@@ -106,7 +90,7 @@ class MemoryLedger:
                     continue
                 bucket = table.buckets.get(key)
                 if bucket is None:
-                    bucket = table.newcomer(key, moment, day)
+                    bucket = table.bucket(key, moment, day)
                 # The conditions of ``rate_wait`` and ``day_wait``, written out for speed.
                 clear = bucket.clear
                 if interval:
@@ -167,20 +151,34 @@ class MemoryState:
     """Implements ``base.State``.
 
     Args:
-        most: keys that each scope of each ledger keeps apart.
+        most: keys that each scope of each ledger, and each endpoint's sketches, keep apart.
         wall: seconds since the epoch.
+        retention: seconds for which sketches remember, where their layout does not say.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, most: int, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        most: int,
+        wall: Callable[[], float],
+        *,
+        retention: float = DAY_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._most = most
         self._wall = wall
+        self._clock = clock
+        self._layout = Layout(retention=retention)
         self._ledgers: dict[str, MemoryLedger] = {}
+        self._sketches: dict[str, MemorySketches] = {}
 
     def resize(self, most: int) -> None:
         """Changes how many keys are kept apart. Those known beyond it stay until replaced."""
         self._most = most
         for ledger in self._ledgers.values():
             ledger.resize(most)
+        for sketches in self._sketches.values():
+            sketches.resize(most)
 
     def ledger(self, name: str, quotas: Sequence[Quota]) -> MemoryLedger:
         """As ``base.State.ledger``."""
@@ -189,6 +187,24 @@ class MemoryState:
             ledger = self._ledgers[name] = MemoryLedger(self._most, self._wall)
         ledger.configure(quotas)
         return ledger
+
+    def sketches(self, name: str, layout: Layout | None = None) -> MemorySketches:
+        """As ``base.State.sketches``."""
+        sketches = self._sketches.get(name)
+        if sketches is None:
+            sketches = self._sketches[name] = MemorySketches(
+                layout or self._layout, most=self._most, clock=self._clock, wall=self._wall
+            )
+        elif layout is not None:
+            sketches.configure(layout)
+        return sketches
+
+    def health(self) -> StateHealth:
+        """Memory does not fail."""
+        return StateHealth()
+
+    async def start(self) -> None:
+        """Nothing is shared."""
 
     async def close(self) -> None:
         """Nothing is held outside the process."""

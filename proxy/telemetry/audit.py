@@ -28,12 +28,20 @@ from typing import Any, Literal, Protocol, TypeAlias
 import structlog
 
 from proxy.telemetry.audit_chain import Link, digest, rotated_path
-from proxy.telemetry.audit_file import AuditError, AuditFile
+from proxy.telemetry.audit_file import AuditError, AuditFile, AuditInUseError
 from proxy.telemetry.audit_line import Lines
 from proxy.telemetry.audit_writer import Group, Writer
 from proxy.telemetry.record import Record
 
-__all__ = ["Audit", "AuditError", "AuditLog", "AuditOptions", "AuditState", "NoAudit"]
+__all__ = [
+    "Audit",
+    "AuditError",
+    "AuditInUseError",
+    "AuditLog",
+    "AuditOptions",
+    "AuditState",
+    "NoAudit",
+]
 
 _log = structlog.get_logger("bartizan.audit")
 

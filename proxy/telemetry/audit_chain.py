@@ -15,6 +15,10 @@ are written in turn, so that one of them is always whole. With a key, a slot car
 over its content, and so vouches for every line before it: who has no key cannot chain the log
 anew. Without one, a SHA-256 only tells a torn slot, and a whole log that was rewritten along with
 its head can only be told by a head that was noted elsewhere.
+
+Several workers write a chain each: ``audit.worker-1.jsonl`` and so on, with files and a head of its
+own. Each ``started`` record says how many workers there are, so that a whole chain that is gone is
+missed.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ GENESIS: Final = "0" * 64
 
 MAX_LINE: Final = 2 * 2**20
 """No line is longer, with its line feed: a reader needs no more memory than this."""
+
+MAX_WORKERS: Final = 9999
+"""No more chains than this lie beside each other."""
 
 SLOT: Final = 512
 """Bytes of a slot: one disk sector."""
@@ -68,6 +75,20 @@ def rotated(path: Path) -> dict[int, Path]:
     name = re.compile(re.escape(path.name) + r"\.([0-9]{12,})")
     found = ((name.fullmatch(entry.name), entry) for entry in path.parent.iterdir())
     return dict(sorted((int(match[1]), entry) for match, entry in found if match))
+
+
+def chain_path(path: Path, worker: int) -> Path:
+    """Where a worker's chain lies: ``path`` itself for the only one, whose number is 0."""
+    return path.with_name(f"{path.stem}.worker-{worker}{path.suffix}") if worker else path
+
+
+def chain_paths(path: Path) -> dict[int, Path]:
+    """The chains that are kept under ``path``, by worker: those with a file or a head."""
+    pattern = re.escape(path.stem) + r"\.worker-([1-9][0-9]{0,3})" + re.escape(path.suffix)
+    name = re.compile(rf"(?:{re.escape(path.name)}|{pattern})(?:\.head|\.[0-9]{{12,}})?")
+    found = (name.fullmatch(entry.name) for entry in path.parent.iterdir())
+    workers = sorted({int(match[1] or 0) for match in found if match})
+    return {worker: chain_path(path, worker) for worker in workers}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,10 @@ class AuditError(Exception):
     """The audit log cannot be continued as it lies on disk: the message says why."""
 
 
+class AuditInUseError(AuditError):
+    """Another process writes the audit log."""
+
+
 @dataclass(frozen=True, slots=True)
 class Repair:
     """What was cut from the end of the log when it was opened: lines that were not whole.
@@ -205,7 +209,8 @@ class AuditFile:
         try:
             fcntl.flock(self._head_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AuditError(f"{self._path}: another process writes this audit log") from None
+            message = f"{self._path}: another process writes this audit log"
+            raise AuditInUseError(message) from None
 
     def _read_head(self) -> tuple[Head, int]:
         content = os.pread(self._head_fd, HEAD_BYTES, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,13 @@ from proxy.telemetry.audit_chain import (
     GENESIS,
     HEAD_BYTES,
     MAX_LINE,
+    MAX_WORKERS,
     SLOT,
     ForgedHeadError,
     Head,
     Link,
+    chain_path,
+    chain_paths,
     digest,
     head_path,
     lines,
@@ -62,6 +65,8 @@ class Report:
             or the writer is at work.
         beyond_head: records after the one that the head names, chained but not yet vouched for.
         dropped: exchanges that the log says it lost, as the disk was full or too slow.
+        workers: how many workers there were at the last start that is recorded; 0: not one of
+            several.
         sealed: whether the head's HMAC was checked with the key.
     """
 
@@ -74,6 +79,7 @@ class Report:
     torn_bytes: int = 0
     beyond_head: int = 0
     dropped: int = 0
+    workers: int = 0
     sealed: bool = False
 
     @property
@@ -94,6 +100,34 @@ def verify(path: Path, *, key: bytes | None = None, expect: Link | None = None) 
         OSError: if a file cannot be read.
     """
     return _Verification(path, key, expect).run()
+
+
+def verify_chains(
+    path: Path, *, key: bytes | None = None, expect: Mapping[str, Link] | None = None
+) -> dict[str, Report]:
+    """Checks every chain that is kept under ``path``: its own, and each worker's.
+
+    A chain of a worker that the others know of, and that is not there, is one with a missing head.
+
+    Args:
+        expect: records that must be there, by the file name of their chain.
+
+    Returns:
+        the reports by the file name of the chain; none if there is no log at all.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    wanted = expect or {}
+    chains = chain_paths(path)
+    reports = {}
+    for worker, chain in chains.items():
+        reports[worker] = verify(chain, key=key, expect=wanted.get(chain.name))
+    known = range(1, max((report.workers for report in reports.values()), default=0) + 1)
+    chains |= {worker: chain_path(path, worker) for worker in known}
+    for worker in set(chains) - set(reports):
+        reports[worker] = verify(chains[worker], key=key, expect=wanted.get(chains[worker].name))
+    return {chains[worker].name: reports[worker] for worker in sorted(reports)}
 
 
 class _Verification:
@@ -229,6 +263,9 @@ class _Verification:
         lost = record.get("records")
         if record.get("type") == "dropped" and type(lost) is int:
             self._report.dropped += lost
+        workers = record.get("workers", 0)
+        if record.get("type") == "started" and type(workers) is int:
+            self._report.workers = min(workers, MAX_WORKERS)
         self._last_place = self._place
 
     def _check_start(self, record: dict[str, Any]) -> None:
@@ -257,6 +294,13 @@ class _Verification:
             message = f"record {link.seq} is not the one that record {seq} follows"
             self._find("edited", message, self._last_place)
 
+    def _is_deleted(self, seq: int) -> bool:
+        """Whether retention deleted the head's record while the log was read."""
+        if self._head is None or seq != self._head.seq:
+            return False
+        self._reread_oldest()
+        return self._oldest > seq
+
     def _check_end(self) -> None:
         first, last = self._report.first, self._report.last.seq
         unseen = [seq for seq in self._wanted if seq > last]
@@ -265,7 +309,7 @@ class _Verification:
             gone = f"record {seq}" if seq == last + 1 else f"records {last + 1} to {seq}"
             self._find("truncated", f"{gone}: gone after this line")
         for seq in self._wanted:
-            if seq < first:
+            if seq < first and not self._is_deleted(seq):
                 place = (self._path.name, 0)
                 self._find("missing", f"record {seq} was expected, the log begins later", place)
 

@@ -14,6 +14,23 @@ _BLOCKS: Final = 20  # by which a window forgets
 _LEVEL: Final = math.log(1e-6)  # of the signal, at any one look
 
 
+def alert_rate(rows: float, flagged: float) -> float:
+    """Flagged rows over rows, NaN where there are none."""
+    return flagged / rows if rows else math.nan
+
+
+def is_exceeded(rows: float, requests: float, budget: float) -> bool:
+    """Whether more is flagged than chance explains: see :class:`AlertWindow`.
+
+    Args:
+        requests: those with a flagged row.
+    """
+    mean = rows * budget
+    if requests <= mean:
+        return False
+    return requests - mean - requests * math.log(requests / mean) < _LEVEL
+
+
 class AlertWindow:
     """The latest rows of one endpoint: how many were flagged, and whether that passes for chance.
 
@@ -53,19 +70,24 @@ class AlertWindow:
         return self._kept[0]
 
     @property
+    def flagged(self) -> int:
+        """Flagged rows in the window."""
+        return self._kept[1]
+
+    @property
+    def requests(self) -> int:
+        """Requests with a flagged row in the window."""
+        return self._kept[2]
+
+    @property
     def rate(self) -> float:
         """Flagged rows over rows, NaN before the first row."""
-        rows, flagged, _ = self._kept
-        return flagged / rows if rows else math.nan
+        return alert_rate(self.rows, self.flagged)
 
     @property
     def exceeded(self) -> bool:
         """Whether more is flagged than chance explains under the budget."""
-        rows, _, requests = self._kept
-        mean = rows * self._budget
-        if requests <= mean:
-            return False
-        return requests - mean - requests * math.log(requests / mean) < _LEVEL
+        return is_exceeded(self.rows, self.requests, self._budget)
 
     def add(self, rows: int, flagged: int, requests: int) -> None:
         """Takes in some exchanges: scored rows, flagged rows, requests with a flagged row."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxy.decision import ALLOWED, Action
+from proxy.rules import PATTERNS
 from proxy.telemetry.budget import AlertWindow
 from proxy.telemetry.record import Record
 
@@ -56,8 +57,9 @@ class EndpointMetrics:
 
     Attributes:
         decisions: exchanges by action and enforced action.
-        refusals: by the rule that decided and whether it was enforced.
+        refusals: by the rule that decided and whether the client saw it.
         faults, failed_open: by the rule of the fault.
+        alarms: exchanges during which a pattern's evidence passed its threshold, by rule.
         statuses: exchanges by the hundreds of their status; 0: the client left before.
         rows, scored_rows, flagged_rows: rows understood, scored, and past the threshold.
         request_bytes, response_bytes: bytes of bodies.
@@ -73,6 +75,7 @@ class EndpointMetrics:
         "_sampled",
         "_turn",
         "_window",
+        "alarms",
         "decisions",
         "detectors",
         "failed_open",
@@ -99,6 +102,7 @@ class EndpointMetrics:
         self.refusals: dict[tuple[str, bool], int] = {}
         self.faults: dict[str, int] = {}
         self.failed_open: dict[str, int] = {}
+        self.alarms: dict[str, int] = {}
         self.statuses: Counts = np.zeros(6, np.int64)
         self.rows = self.scored_rows = self.flagged_rows = 0
         self.request_bytes = self.response_bytes = 0
@@ -166,13 +170,15 @@ class EndpointMetrics:
         decision = record.decision
         taken = decision.action, decision.enforced
         self.decisions[taken] = self.decisions.get(taken, 0) + 1
-        enforced = decision.enforced in _REFUSED
         if decision.reasons:
-            key = decision.reasons[0].rule.id, enforced
+            key = decision.reasons[0].rule.id, decision.enforced is not Action.ALLOW
             self.refusals[key] = self.refusals.get(key, 0) + 1
+            for reason in decision.reasons:
+                if reason.rule in PATTERNS:
+                    self.alarms[reason.rule.id] = self.alarms.get(reason.rule.id, 0) + 1
         if record.fault:
             self.faults[record.fault] = self.faults.get(record.fault, 0) + 1
-            if not enforced:
+            if decision.enforced not in _REFUSED:
                 self.failed_open[record.fault] = self.failed_open.get(record.fault, 0) + 1
 
     def _fold_times(self, marks: _Floats) -> None:

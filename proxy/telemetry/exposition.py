@@ -30,12 +30,16 @@ class Family:
         kind: ``counter``, ``gauge``, ``histogram`` or ``info``.
         meaning: one line, without a line feed or a backslash.
         unit: the suffix of the name that is its unit, or "".
+        over_workers: how one number is made of those of several workers: ``sum``, ``max`` or
+            ``min``; ``supervisor`` if theirs do not count, as it has its own; ``derived`` if it
+            follows from others. Counters and histograms are sums unless they say otherwise.
     """
 
     name: str
     kind: str
     meaning: str
     unit: str = ""
+    over_workers: str = ""
 
     @property
     def sample(self) -> str:

@@ -1,7 +1,9 @@
 """Every metric of Bartizan by name, in the order in which they are rendered.
 
 Label sets are closed: an endpoint's or a detector's configured name, a rule's id, an action, an
-upstream's configured address. Nothing that a client sends ever becomes a label.
+upstream's configured address, a worker's number. Nothing that a client sends ever becomes a label.
+
+Every gauge says how several workers' figures become one.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ from proxy.telemetry.exposition import Family
 FAMILIES: Final[list[Family]] = []
 
 
-def _family(name: str, kind: str, meaning: str, unit: str = "") -> Family:
-    family = Family(f"bartizan_{name}", kind, meaning, unit)
+def _family(
+    name: str, kind: str, meaning: str, unit: str = "", *, over_workers: str = ""
+) -> Family:
+    rule = over_workers or {"gauge": "", "info": "max"}.get(kind, "sum")
+    family = Family(f"bartizan_{name}", kind, meaning, unit, rule)
     FAMILIES.append(family)
     return family
 
@@ -68,15 +73,37 @@ DETECTOR_SCORE: Final = _family(
     "Each detector's score of the worst row, -log10 p, of every eighth exchange.",
 )
 SCORE_THRESHOLD: Final = _family(
-    "score_threshold", "gauge", "The score at which a row is flagged, as -log10 of the p-value."
+    "score_threshold",
+    "gauge",
+    "The score at which a row is flagged, as -log10 of the p-value.",
+    over_workers="max",
 )
-ALERT_RATE: Final = _family("alert_rate", "gauge", "Share of flagged rows over the window.")
+ALERT_RATE: Final = _family(
+    "alert_rate", "gauge", "Share of flagged rows over the window.", over_workers="derived"
+)
 ALERT_BUDGET: Final = _family(
-    "alert_budget", "gauge", "Share of honest rows that may be flagged, as configured."
+    "alert_budget",
+    "gauge",
+    "Share of honest rows that may be flagged, as configured.",
+    over_workers="max",
 )
-ALERT_ROWS: Final = _family("alert_window_rows", "gauge", "Rows in the window of the alert rate.")
+ALERT_ROWS: Final = _family(
+    "alert_window_rows", "gauge", "Rows in the window of the alert rate.", over_workers="sum"
+)
+ALERT_FLAGGED: Final = _family(
+    "alert_window_flagged_rows", "gauge", "Flagged rows in that window.", over_workers="sum"
+)
+ALERT_REQUESTS: Final = _family(
+    "alert_window_flagged_requests",
+    "gauge",
+    "Requests with a flagged row in that window.",
+    over_workers="sum",
+)
 BUDGET_EXCEEDED: Final = _family(
-    "budget_exceeded", "gauge", "1 while more is flagged than chance explains: an attack, or drift."
+    "budget_exceeded",
+    "gauge",
+    "1 while more is flagged than chance explains: an attack, or drift.",
+    over_workers="derived",
 )
 FAULTS: Final = _family(
     "faults", "counter", "Faults of the firewall that the failure mode decided, by rule."
@@ -89,16 +116,59 @@ DETECTOR_FAULTS: Final = _family(
     "counter",
     "Exchanges whose scoring failed or gave a score that is not finite.",
 )
-CLIENTS: Final = _family("limits_clients", "gauge", "Clients whose quotas are kept.")
-IN_FLIGHT: Final = _family("upstream_in_flight", "gauge", "Requests under way to an upstream.")
+ALARMS: Final = _family(
+    "pattern_alarms",
+    "counter",
+    "Exchanges during which a pattern's evidence stood above its threshold, by rule.",
+)
+TRACKED: Final = _family(
+    "tracked", "gauge", "Clients, subnets and lineages kept at hand, by kind.", over_workers="sum"
+)
+EVICTED: Final = _family("tracked_evicted", "counter", "Clients that made room for others.")
+EXCHANGE_SECONDS: Final = _family(
+    "exchange_seconds",
+    "gauge",
+    "How long the last exchange with the state took.",
+    "seconds",
+    over_workers="max",
+)
+STATE_DEGRADED: Final = _family(
+    "state_degraded",
+    "gauge",
+    "1 while the shared state cannot be used, and local limits hold.",
+    over_workers="max",
+)
+STATE_REPLICAS: Final = _family(
+    "state_replicas", "gauge", "Workers that share the state.", over_workers="max"
+)
+STATE_SPOOLED: Final = _family(
+    "state_spooled", "gauge", "Keys whose news wait to be told to the state.", over_workers="sum"
+)
+STATE_DROPPED: Final = _family(
+    "state_dropped", "counter", "News lost because too many waited to be told."
+)
+STATE_COMMANDS: Final = _family("state_commands", "counter", "Commands sent to the shared state.")
+STATE_FAILURES: Final = _family("state_failures", "counter", "Commands that failed.")
+CLIENTS: Final = _family(
+    "limits_clients", "gauge", "Clients whose quotas are kept.", over_workers="max"
+)
+IN_FLIGHT: Final = _family(
+    "upstream_in_flight", "gauge", "Requests under way to an upstream.", over_workers="sum"
+)
 UPSTREAM_CONNECTIONS: Final = _family(
-    "upstream_connections", "gauge", "Open connections to an upstream."
+    "upstream_connections",
+    "gauge",
+    "Open connections to an upstream.",
+    over_workers="sum",
 )
 EJECTED: Final = _family(
-    "upstream_ejected", "gauge", "1 while an upstream is ejected after repeated failures."
+    "upstream_ejected",
+    "gauge",
+    "1 while an upstream is ejected after repeated failures.",
+    over_workers="max",
 )
 EJECTIONS: Final = _family("upstream_ejections", "counter", "Times that an upstream was ejected.")
-CONNECTIONS: Final = _family("connections", "gauge", "Open client connections.")
+CONNECTIONS: Final = _family("connections", "gauge", "Open client connections.", over_workers="sum")
 SHED: Final = _family(
     "connections_shed", "counter", "Client connections closed at accept, beyond the limit."
 )
@@ -108,18 +178,44 @@ AUDIT_WRITTEN: Final = _family(
 AUDIT_DROPPED: Final = _family(
     "audit_dropped", "counter", "Exchanges whose audit record was lost, as the queue was full."
 )
-AUDIT_QUEUE: Final = _family("audit_queue", "gauge", "Audit records that wait to be on disk.")
-AUDIT_LIMIT: Final = _family("audit_queue_limit", "gauge", "Audit records that may wait.")
-AUDIT_FAILING: Final = _family("audit_failing", "gauge", "1 while the audit log cannot be written.")
+AUDIT_QUEUE: Final = _family(
+    "audit_queue", "gauge", "Audit records that wait to be on disk.", over_workers="sum"
+)
+AUDIT_LIMIT: Final = _family(
+    "audit_queue_limit", "gauge", "Audit records that may wait.", over_workers="sum"
+)
+AUDIT_FAILING: Final = _family(
+    "audit_failing", "gauge", "1 while the audit log cannot be written.", over_workers="max"
+)
 RELOADS: Final = _family(
-    "reloads", "counter", "Attempts to load the configuration, the first one included."
+    "reloads",
+    "counter",
+    "Attempts to load the configuration, the first one included.",
+    over_workers="supervisor",
 )
 RELOAD_OK: Final = _family(
-    "reload_successful", "gauge", "1 if the last attempt to load the configuration succeeded."
+    "reload_successful",
+    "gauge",
+    "1 if the last attempt to load the configuration succeeded.",
+    over_workers="supervisor",
 )
 RELOAD_TIME: Final = _family(
     "reload_timestamp_seconds",
     "gauge",
     "When the configuration that serves was loaded, since the epoch.",
     "seconds",
+    over_workers="supervisor",
+)
+WORKERS: Final = _family("workers", "gauge", "Workers as configured.", over_workers="supervisor")
+WORKER_UP: Final = _family(
+    "worker_up",
+    "gauge",
+    "1 while a worker serves and answers its supervisor: 0 shows its last known figures.",
+    over_workers="supervisor",
+)
+WORKER_STARTS: Final = _family(
+    "worker_starts",
+    "counter",
+    "Times that a worker was started: all but the first one replaced one that ended.",
+    over_workers="supervisor",
 )

@@ -95,6 +95,7 @@ def configure(
     stream: TextIO | None = None,
     limit: RateLimit | None = None,
     wall: Callable[[], float] = time.time,
+    fields: Mapping[str, Any] | None = None,
 ) -> RateLimit:
     """Sets up structlog, and the standard library's logging to go the same way.
 
@@ -102,17 +103,20 @@ def configure(
         stream: where to, standard error by default.
         limit: of repeated events.
         wall: seconds since the epoch.
+        fields: what every line carries, as a worker's number.
 
     Returns:
         the limit, whose ``summaries`` the server asks for now and then.
     """
     out = _Unfailing(stream or sys.stderr)
     limit = limit or RateLimit()
+    carried = dict(fields or {})
     console = form == "console" or (form == "auto" and out.isatty())
 
     def stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         at = datetime.fromtimestamp(wall(), UTC)
-        return {"time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), **event}
+        moment = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {"time": moment, **carried, **event}
 
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from platform import python_version
-from typing import Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client import exposition as plain
@@ -15,6 +15,7 @@ from prometheus_client.openmetrics import exposition as openmetrics_format
 
 from proxy import rules
 from proxy.decision import Action, Mode
+from proxy.state.base import StateHealth
 from proxy.telemetry import families
 from proxy.telemetry.audit import AuditState
 from proxy.telemetry.budget import AlertWindow
@@ -28,11 +29,14 @@ _STAGE_SECONDS: Final = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 _DETECTOR_SCORES: Final = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 _DECISIONS: Final = (
     (Action.ALLOW, Action.ALLOW),
+    (Action.SHAPE, Action.SHAPE),
+    (Action.SHAPE, Action.ALLOW),
     (Action.THROTTLE, Action.THROTTLE),
     (Action.THROTTLE, Action.ALLOW),
     (Action.BLOCK, Action.BLOCK),
     (Action.BLOCK, Action.ALLOW),
 )
+_TRACKED: Final = ("clients", "subnets", "lineages", "overflow")
 _CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 _Page: TypeAlias = dict[Family, list[str]]
@@ -73,6 +77,25 @@ class UpstreamState:
     ejections: int = 0
 
 
+class ClientWatch(Protocol):
+    """What the metrics ask of what watches an endpoint's clients."""
+
+    @property
+    def exchanged(self) -> Exchanged:
+        """How its exchange with the state goes."""
+
+    def sizes(self) -> Mapping[str, Any]:
+        """What it keeps at hand, by kind; empty where nothing is watched."""
+
+
+class Exchanged(Protocol):
+    """How an exchange with the state goes."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the last one took."""
+
+
 class Metrics:
     """Every number. Made once; bound to the endpoints at start and again at each reload.
 
@@ -85,6 +108,8 @@ class Metrics:
         connections, connections_shed: what the listener has open, and what it shed at accept.
         upstreams: a snapshot of every upstream.
         clients: known clients by endpoint.
+        watched_clients: by endpoint, what watches its clients.
+        state: how the shared state stands.
         audit: the audit log's state, None without one.
     """
 
@@ -100,6 +125,8 @@ class Metrics:
         self.connections_shed: Callable[[], int] = lambda: 0
         self.upstreams: Callable[[], Iterable[UpstreamState]] = tuple
         self.clients: Callable[[], Mapping[str, int]] = dict
+        self.watched_clients: Callable[[], Mapping[str, ClientWatch]] = dict
+        self.state: Callable[[], StateHealth | None] = lambda: None
         self.audit: Callable[[], AuditState | None] = lambda: None
         self.unrouted = EndpointMetrics()
         self._wall = wall
@@ -159,6 +186,7 @@ class Metrics:
         self._write_process(page)
         self._write_upstreams(page)
         self._write_audit(page)
+        self._write_state(page)
         text = "".join(
             family.header(openmetrics) + "".join(lines) for family, lines in page.items() if lines
         )
@@ -184,6 +212,25 @@ class Metrics:
             _add(page, families.UPSTREAM_CONNECTIONS, state.connections, **labels)
             _add(page, families.EJECTED, int(state.ejected), **labels)
             _add(page, families.EJECTIONS, state.ejections, **labels)
+
+    def _write_state(self, page: _Page) -> None:
+        for endpoint, watch in self.watched_clients().items():
+            sizes = watch.sizes()
+            for kind in _TRACKED:
+                if kind in sizes:
+                    _add(page, families.TRACKED, sizes[kind], endpoint=endpoint, kind=kind)
+            if sizes:
+                _add(page, families.EVICTED, sizes["evictions"], endpoint=endpoint)
+                seconds = watch.exchanged.seconds
+                _add(page, families.EXCHANGE_SECONDS, seconds, endpoint=endpoint)
+        health = self.state()
+        if health is not None:
+            _add(page, families.STATE_DEGRADED, int(health.degraded))
+            _add(page, families.STATE_REPLICAS, health.replicas)
+            _add(page, families.STATE_SPOOLED, health.spooled)
+            _add(page, families.STATE_DROPPED, health.dropped)
+            _add(page, families.STATE_COMMANDS, health.calls)
+            _add(page, families.STATE_FAILURES, health.failures)
 
     def _write_audit(self, page: _Page) -> None:
         state = self.audit()
@@ -252,6 +299,8 @@ class _EndpointLines:
         for (rule, seen), count in counts.refusals.items():
             labels = {"endpoint": name, "rule": rule, "enforced": "true" if seen else "false"}
             _add(page, families.REFUSALS, count, **labels)
+        for rule, count in counts.alarms.items():
+            _add(page, families.ALARMS, count, endpoint=name, rule=rule)
         for rule, count in counts.faults.items():
             _add(page, families.FAULTS, count, endpoint=name, rule=rule)
         for rule, count in counts.failed_open.items():
@@ -278,6 +327,8 @@ class _EndpointLines:
             _add(page, families.ALERT_RATE, window.rate, endpoint=name)
             _add(page, families.ALERT_BUDGET, window.budget, endpoint=name)
             _add(page, families.ALERT_ROWS, window.rows, endpoint=name)
+            _add(page, families.ALERT_FLAGGED, window.flagged, endpoint=name)
+            _add(page, families.ALERT_REQUESTS, window.requests, endpoint=name)
             _add(page, families.BUDGET_EXCEEDED, int(window.exceeded), endpoint=name)
 
 

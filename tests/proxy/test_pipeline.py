@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from detectors.patterns.base import Alarm, Family, Scope
 from detectors.scorer import ScoreFault, Verdicts
 from proxy import rules
 from proxy.decision import Action, FailureMode, Mode, Permit
@@ -21,6 +22,7 @@ from proxy.policy import Policy, RuleSetting
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
 from proxy.rules import Refusal
+from proxy.state.base import LeaseNeeded
 from proxy.telemetry.metrics import EndpointMetrics
 
 FEATURES = 4
@@ -67,25 +69,83 @@ class Pool:
         self.sent = []
         self.fault = None
         self.complete = True
+        self.body = b""
 
     async def send(self, permit):
         assert type(permit) is Permit
         self.sent.append(permit.request)
         if self.fault is not None:
             raise self.fault
-        return SimpleNamespace(
-            status=200, complete=self.complete, discard=lambda: self.sent.append("discarded")
-        )
+        return Answer(self)
+
+
+class Answer:
+    """What the model server says: ``pool.body`` as JSON."""
+
+    status = 200
+    bodiless = False
+    headers = ((b"content-type", b"application/json"),)
+
+    def __init__(self, pool):
+        self.pool = pool
+        self.complete = pool.complete
+
+    def get(self, name):
+        return dict(self.headers).get(name)
+
+    def discard(self):
+        self.pool.sent.append("discarded")
+
+    async def whole(self, limit):
+        assert limit > 0
+        return self.pool.body
 
 
 class Limiter:
+    """Admits or refuses as it is told, once ``lacking`` leases were fetched."""
+
     def __init__(self):
         self.refusal = None
         self.taken = []
+        self.lacking = 0
+        self.fetched = 0
 
     def take(self, identity, rows, now):
+        if self.lacking:
+            raise LeaseNeeded((identity.client,), rows)
         self.taken.append((identity.client, rows))
         return self.refusal
+
+    async def refill(self, needed):
+        assert needed.keys == ("c" * 32,)
+        await asyncio.sleep(0)
+        self.fetched += 1
+        self.lacking -= 1
+
+
+class Clients:
+    """Raises the alarms, the fault and the ban that it is told."""
+
+    def __init__(self):
+        self.alarms, self.seen = [], []
+        self.fault = self.ban = None
+        self.wait = 0
+
+    def banned(self, client, now):
+        assert now > 0
+        return self.ban
+
+    def observe(self, identity, rows, p_values, now):
+        self.seen.append((identity.client, rows.copy(), p_values))
+        if self.fault is not None:
+            raise self.fault
+        return self.alarms
+
+    def pace(self, client, now):
+        return self.wait
+
+    def alarm(self, nats, scope=Scope.CLIENT):
+        self.alarms = [Alarm(Family.PROBING, scope, nats, 14.0)]
 
 
 class Audit:
@@ -127,12 +187,19 @@ class Exchange:
         self.status, self.lines, self.answered = response.status, extra, True
         return 7
 
+    def replace(self, response, lines, body, extra=b""):
+        assert not self.status, "answered twice"
+        self.status, self.lines, self.answered = response.status, lines + extra, True
+        self.shaped = json.loads(body)
+        return len(body)
+
 
 class World:
     """A pipeline of one endpoint."""
 
     def __init__(self, executor, digests=False, values=False, **policy):
         self.scorer, self.pool, self.limiter, self.audit = Scorer(), Pool(), Limiter(), Audit()
+        self.clients = Clients()
         self.metrics = SimpleNamespace(unrouted=EndpointMetrics())
         self.endpoint = Endpoint(
             name="m",
@@ -140,6 +207,7 @@ class World:
             policy=Policy(**policy),
             pool=self.pool,
             limiter=self.limiter,
+            clients=self.clients,
             metrics=EndpointMetrics(("first",)),
             codec=V2("/v2/models/m", CONTRACT, max_rows=100_000),
             body_limit=10 * 2**20,
@@ -552,3 +620,150 @@ def test_the_router_remembers_a_bounded_number_of_targets(world):
     for version in range(3000):
         router.find("POST", f"/v2/models/m/versions/{version}/infer")
     assert len(router._known) <= 1024
+
+
+# ---------------------------------------------------------------------------------------- patterns
+
+
+def answer_of(*values):
+    tensor = {"name": "y", "datatype": "FP32", "shape": [1, len(values)], "data": list(values)}
+    return json.dumps({"model_name": "m", "outputs": [tensor]}).encode()
+
+
+async def test_every_row_that_is_scored_reaches_the_patterns(world):
+    one = world()
+    await one.ask(body_of(SENT_ROWS))
+    await one.ask(OUTLIER)  # what is refused as an outlier is a query all the same
+    assert [len(rows) for _, rows, _ in one.clients.seen] == [2, 1]
+    assert [list(p) for _, _, p in one.clients.seen] == [[0.5, 0.5], [0.5]]
+
+
+async def test_what_a_limit_refuses_is_no_query(world):
+    one = world()
+    one.limiter.refusal = Refusal(rules.CLIENT_RATE, retry_after=1)
+    assert (await one.ask(HONEST)).status == 429
+    assert one.clients.seen == []
+
+
+async def test_a_pattern_is_answered_silently_first(world):
+    one = world()
+    one.clients.alarm(14.5)
+    one.pool.body = answer_of(0.26, 0.7)
+    exchange = await one.ask(HONEST, accept_encoding=b"gzip")
+    assert exchange.status == 200
+    assert exchange.shaped["outputs"][0]["data"] == pytest.approx([0.3, 0.7])
+    assert b"accept-encoding: identity" in one.pool.sent[0].headers
+    record = one.record
+    assert (record.decision.action, record.decision.enforced) == (Action.SHAPE, Action.SHAPE)
+    assert record.decision.reasons[0].rule is rules.PROBING_CLIENT
+    assert record.response_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("failure_mode", "status"), [(FailureMode.DENY, 502), (FailureMode.ALLOW, 200)]
+)
+async def test_an_answer_that_cannot_be_shaped_follows_the_failure_mode(
+    world, failure_mode, status
+):
+    one = world(failure_mode=failure_mode)
+    one.clients.alarm(14.5)
+    one.pool.body = b"not JSON"
+    exchange = await one.ask(HONEST)
+    assert exchange.status == status
+    assert one.record.fault == "BZ-135"
+    assert ("discarded" in one.pool.sent) == (status == 502)
+
+
+async def test_a_throttled_client_reads_the_words_of_an_ordinary_limit(world):
+    one = world()
+    one.clients.alarm(22.0)
+    one.clients.wait = 9
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 429
+    assert (b"retry-after", b"9") in exchange.answer.headers
+    assert json.loads(exchange.answer.body) == {"error": "rate limit exceeded"}
+    assert one.record.decision.enforced is Action.THROTTLE
+    assert one.record.decision.reasons[0].rule is rules.PROBING_CLIENT
+    assert one.pool.sent == []
+
+
+async def test_a_throttled_client_is_shaped_when_its_turn_comes(world):
+    one = world()
+    one.clients.alarm(22.0)
+    one.pool.body = answer_of(0.26, 0.7)
+    assert (await one.ask(HONEST)).status == 200
+    assert one.record.decision.enforced is Action.SHAPE
+
+
+async def test_strong_evidence_blocks(world):
+    one = world()
+    one.clients.alarm(29.0)
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 403
+    assert json.loads(exchange.answer.body) == {"error": "request refused"}
+    assert "29.0 of 14.0 nats" in one.record.decision.reasons[0].detail
+
+
+async def test_monitor_mode_only_tells_of_a_pattern(world):
+    one = world(mode=Mode.MONITOR)
+    one.clients.alarm(29.0)
+    exchange = await one.ask(HONEST, accept_encoding=b"gzip")
+    assert exchange.status == 200
+    assert one.record.decision.would_block
+    assert b"identity" not in one.pool.sent[0].headers
+
+
+async def test_what_all_clients_do_together_refuses_nobody(world):
+    one = world()
+    one.clients.alarm(500.0, Scope.ENDPOINT)
+    assert (await one.ask(HONEST)).status == 200
+    assert one.record.decision.reasons[0].rule is rules.PROBING_ENDPOINT
+    assert not one.record.decision.would_block
+
+
+@pytest.mark.parametrize(
+    ("failure_mode", "status"), [(FailureMode.DENY, 503), (FailureMode.ALLOW, 200)]
+)
+async def test_a_pattern_that_cannot_be_told_follows_the_failure_mode(world, failure_mode, status):
+    one = world(failure_mode=failure_mode)
+    one.clients.fault = ScoreFault("not finite")
+    assert (await one.ask(HONEST)).status == status
+    assert one.record.fault == "BZ-590"
+
+
+@pytest.mark.parametrize("body", [HONEST, b"{"])
+async def test_a_banned_client_is_refused_before_its_request_is_read(world, body):
+    one = world()
+    one.clients.ban = 60
+    exchange = await one.ask(body)
+    assert exchange.status == 403
+    assert one.record.decision.reasons[0].rule is rules.BANNED
+    assert one.record.rows == 0 and one.limiter.taken == []
+
+
+@pytest.mark.parametrize("rows", [1, 9000])
+async def test_quota_that_is_elsewhere_is_fetched_once_it_is_needed(world, rows):
+    one = world()
+    one.limiter.lacking = 2
+    exchange = await one.ask(body_of(np.ones((rows, FEATURES))))
+    assert exchange.status == 200
+    assert one.limiter.fetched == 2
+    assert one.limiter.taken == [("c" * 32, rows)]
+    assert len(one.clients.seen) == len(one.scorer.rows) == 1
+    assert one.record.rows == rows
+
+
+async def test_what_cannot_be_read_costs_its_sender_a_row_that_is_elsewhere(world):
+    one = world()
+    one.limiter.lacking = 1
+    assert (await one.ask(b"{")).status == 400
+    assert one.limiter.taken == [("c" * 32, 1)]
+
+
+async def test_a_lease_that_others_always_take_ends_the_wait(world):
+    one = world()
+    one.limiter.lacking = 10**6
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 503
+    assert one.record.decision.reasons[0].rule is rules.BUSY
+    assert one.limiter.fetched < 100

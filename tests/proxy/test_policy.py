@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.patterns.base import Alarm, Family, Scope
 from proxy import rules
 from proxy.decision import (
     ALLOWED,
@@ -116,7 +117,8 @@ def test_no_switch_lets_through_what_was_not_understood():
         for rule in rules.RULES.values()
         if decide(Policy(settings=settings), Reason(rule)) is ALLOWED
     ]
-    assert switched == ["BZ-300", *(f"BZ-{number}" for number in range(601, 607))]
+    patterns = sorted(rule.id for rule in rules.PATTERNS)
+    assert switched == ["BZ-300", *patterns, *(f"BZ-{number}" for number in range(601, 607))]
 
 
 def test_no_switch_hides_a_fault():
@@ -172,3 +174,89 @@ def test_only_a_decision_to_allow_yields_a_permit():
         else:
             with pytest.raises(PermissionError, match="yields no permit"):
                 Permit(decision, request)
+
+
+def alarm(evidence: float, scope: Scope = Scope.CLIENT, family: Family = Family.PROBING) -> Alarm:
+    return Alarm(family, scope, evidence, 14.0, "e" * 32, {"near": 0.0004, "queries": 9})
+
+
+LADDERS = [
+    ((), [Action.ALLOW] * 5),
+    ((Action.BLOCK,), [Action.ALLOW] + [Action.BLOCK] * 4),
+    (
+        (Action.SHAPE, Action.THROTTLE, Action.BLOCK),
+        [Action.ALLOW, Action.SHAPE, Action.THROTTLE, Action.BLOCK, Action.BLOCK],
+    ),
+]
+
+
+@pytest.mark.parametrize(("ladder", "steps"), LADDERS)
+def test_the_answer_to_a_pattern_climbs_with_its_evidence(ladder, steps):
+    policy = Policy(ladder=ladder)
+    evidence = [13.9, 14.0, 21.0, 28.0, 500.0]
+    assert [policy.step(nats, 14.0) for nats in evidence] == steps
+    for nats, step in zip(evidence[1:], steps[1:], strict=True):
+        decision = decide(policy, policy.pattern(alarm(nats)))
+        assert decision.action is decision.enforced is step
+        assert decision.reasons[0].rule is rules.PROBING_CLIENT
+
+
+def test_a_pattern_tells_the_operator_its_evidence():
+    detail = Policy().pattern(alarm(17.25)).detail
+    assert detail == "client: evidence 17.2 of 14.0 nats, near 0.0004, queries 9"
+    assert "e" * 32 in Policy().pattern(alarm(17.0, Scope.LINEAGE)).detail
+
+
+def test_every_alarm_that_can_be_raised_has_a_rule():
+    pairs = [(f, s) for f in (Family.PROBING, Family.EXTRACTION) for s in Scope]
+    pairs.remove((Family.EXTRACTION, Scope.LINEAGE))
+    pairs.append((Family.COVERAGE, Scope.CLIENT))
+    named = {Policy().pattern(alarm(20.0, scope, family)).rule for family, scope in pairs}
+    assert named == set(rules.PATTERNS)
+    assert len(named) == 8
+
+
+def test_what_all_clients_do_together_is_recorded_and_refuses_nobody():
+    decision = decide(Policy(), Policy().pattern(alarm(500.0, Scope.ENDPOINT)))
+    assert decision.enforced is decision.action is Action.ALLOW
+    assert decision.reasons[0].rule is rules.PROBING_ENDPOINT
+
+
+def test_a_throttled_client_is_shaped_while_it_may_send_and_waits_otherwise():
+    policy = Policy()
+    reason = policy.pattern(alarm(21.0))
+    assert reason.action is Action.THROTTLE
+    assert policy.paced(reason, 0).action is Action.SHAPE
+    assert (policy.paced(reason, 9).action, policy.paced(reason, 9).retry_after) == (
+        Action.THROTTLE,
+        9,
+    )
+    assert Policy(ladder=(Action.THROTTLE,)).paced(reason, 0).action is Action.ALLOW
+    mild = policy.pattern(alarm(14.0))
+    assert policy.paced(mild, 9) is mild
+
+
+def test_patterns_can_be_monitored_and_excluded():
+    reason = Policy().pattern(alarm(99.0))
+    watched = Policy(settings={"BZ-500": RuleSetting(mode=Mode.MONITOR)})
+    assert decide(watched, reason).enforced is Action.ALLOW
+    assert decide(watched, reason).would_block
+    off = Policy(settings={"BZ-500": RuleSetting(off=True)})
+    assert decide(off, reason) is ALLOWED
+    excluded = Policy(settings={"BZ-500": RuleSetting(exclusions=(Exclusion(CLIENT, NOW + 1),))})
+    assert decide(excluded, reason).enforced is Action.ALLOW
+    assert decide(excluded, reason, client=OTHER).enforced is Action.BLOCK
+
+
+def test_a_ban_cannot_be_switched_but_follows_the_mode():
+    switched = Policy(settings={"BZ-550": RuleSetting(off=True)})
+    assert decide(switched, Reason(rules.BANNED)).enforced is Action.BLOCK
+    assert decide(Policy(mode=Mode.MONITOR), Reason(rules.BANNED)).enforced is Action.ALLOW
+
+
+@pytest.mark.parametrize("rule", [rules.PATTERN_FAULT, rules.ANSWER_UNREADABLE])
+def test_faults_of_patterns_and_of_answers_follow_the_failure_mode(rule):
+    assert decide(Policy(), Reason(rule)).enforced is Action.BLOCK
+    tolerant = Policy(failure_mode=FailureMode.ALLOW)
+    assert decide(tolerant, Reason(rule)).enforced is Action.ALLOW
+    assert is_fault(rule) and not is_unconditional(rule)

@@ -8,6 +8,7 @@ import pytest
 
 from loadtest.demo.expectations import (
     Admitted,
+    Climbs,
     Expectation,
     Outcome,
     Recognised,
@@ -126,3 +127,23 @@ def test_a_simulated_bucket_agrees_with_the_quota():
             tokens -= 1
             admitted += 1
     assert quota(burst, rate, last, last).low == admitted
+
+
+def probed(own, coarse, slowed, refused, rule=rules.PROBING_CLIENT.id, **statuses):
+    """Of a probing client's queries, those answered as the model does, coarsely, and not at all."""
+    given = outcome(
+        {200: own + coarse, 429: slowed, 403: refused, **statuses}, {rule: slowed + refused}
+    )
+    given.coarse = coarse
+    return given
+
+
+def test_a_black_box_attack_ends_within_so_many_answers():
+    expected = Climbs(25)
+    assert expected.judge(probed(25, 3, 2, 30)) is OK
+    assert expected.judge(probed(26, 3, 2, 30)) is FAILED  # too late
+    assert expected.judge(probed(60, 0, 0, 0)) is FAILED  # never
+    assert expected.judge(probed(9, 51, 0, 0)) is FAILED  # coarse, but without end
+    assert expected.judge(probed(9, 0, 0, 51)) is FAILED  # refused at once: an oracle
+    assert expected.judge(probed(9, 3, 2, 46, rules.CLIENT_RATE.id)) is FAILED
+    assert expected.judge(probed(9, 3, 2, 46, rules.OUTLIER.id)) is FAILED

@@ -116,3 +116,14 @@ def test_the_smuggled_request_would_be_one_to_a_server_that_reads_chunks(bad):
     body = request[request.index(b"\r\n\r\n") + 4 :]
     assert body.startswith(b"0\r\n\r\nPOST /v2/repository/")
     assert f"Content-Length: {len(body)}\r\n".encode() in request
+
+
+def test_a_black_box_attack_closes_in_on_a_point_between_two_images(data):
+    one, other = data.test[:2]
+    queries = traffic.probes(one, other, 60, seed=1)
+    assert queries.shape == (60, 64) and queries.dtype == np.float32
+    assert len(np.unique(queries, axis=0)) == 60
+    assert (queries.min(), queries.max()) >= (0, 0) and queries.max() <= 1
+    steps = np.linalg.norm(queries[8:] - queries[7], axis=1)
+    assert 0 < steps.max() <= 0.1001
+    np.testing.assert_array_equal(queries, traffic.probes(one, other, 60, seed=1))

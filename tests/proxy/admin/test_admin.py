@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import stat
 
@@ -33,10 +34,13 @@ class Source:
         self.metrics = Metrics(wall=lambda: 0.0, registry=CollectorRegistry())
         self.metrics.bind([Watched("digits")])
 
-    def ready(self):
+    async def ready(self):
         return self.reasons
 
-    def endpoints(self):
+    async def render(self, openmetrics=False):
+        return self.metrics.render(openmetrics)
+
+    async def endpoints(self):
         return [{"name": "digits", "mode": "enforce", "alert_rate": 0.001}]
 
 
@@ -110,7 +114,16 @@ async def test_endpoints_and_version():
 
 
 OPEN = ["/healthz", "/readyz"]
-CLOSED = ["/metrics", "/api/v1/endpoints", "/version", "/nothing", "/", "/healthz/", "//healthz"]
+CLOSED = [
+    "/metrics",
+    "/api/v1/endpoints",
+    "/version",
+    "/api/v1/clients",
+    "/nothing",
+    "/",
+    "/healthz/",
+    "//healthz",
+]
 
 
 @pytest.mark.parametrize("path", CLOSED)
@@ -279,7 +292,7 @@ async def test_a_port_that_is_taken_is_an_os_error():
 
 async def test_a_source_that_fails_is_a_500_that_tells_nothing():
     class Broken(Source):
-        def endpoints(self):
+        async def endpoints(self):
             raise ValueError("secret")
 
     async with served(Broken()) as listener:
@@ -290,4 +303,28 @@ async def test_a_source_that_fails_is_a_500_that_tells_nothing():
 
 def test_every_route_is_in_the_table():
     paths = {route.resource.canonical for route in make_app(Source(), Guard(None)).router.routes()}
-    assert paths == {"/healthz", "/readyz", "/version", "/metrics", "/api/v1/endpoints"}
+    assert paths == {
+        "/healthz",
+        "/readyz",
+        "/version",
+        "/metrics",
+        "/api/v1/endpoints",
+        "/api/v1/clients",
+        "/api/v1/clients/{client}",
+        "/api/v1/clients/{client}/forgive",
+        "/api/v1/clients/{client}/ban",
+    }
+
+
+async def test_every_refusal_is_json():
+    async with served() as listener:
+        for path, method, status in [
+            ("/nothing", "GET", 404),
+            ("/metrics", "POST", 405),
+            ("/api/v1/clients/" + "a" * 32 + "/ban", "GET", 405),
+        ]:
+            got, headers, body = await ask(listener, path, method)
+            assert got == status
+            assert headers["Content-Type"] == "application/json"
+            assert json.loads(body)["error"]
+        assert headers["Allow"] == "DELETE,POST"

@@ -48,15 +48,18 @@ def test_an_edited_log_names_the_place(log):
 def test_json(log):
     result = verify("--json", log)
     assert result.exit_code == 0
-    report = json.loads(result.output)
-    assert report["ok"] is True
+    whole = json.loads(result.output)
+    (report,) = whole["chains"]
+    assert whole["ok"] is report["ok"] is True
+    assert report["name"] == "audit.jsonl"
     assert report["records"] == 5
     assert report["last"]["seq"] == 5
     log.write_bytes(log.read_bytes()[:-50])
     result = verify(log, "--json")
     assert result.exit_code == 1
-    report = json.loads(result.output)
-    assert report["ok"] is False
+    whole = json.loads(result.output)
+    (report,) = whole["chains"]
+    assert whole["ok"] is report["ok"] is False
     assert [finding["kind"] for finding in report["findings"]] == ["truncated"]
 
 

@@ -251,6 +251,159 @@ async def test_an_answer_that_was_buffered_may_be_replaced(world):
     assert client.take() == ok(b"ABCDEF")
 
 
+LINES = b"content-type: text/plain\r\n"
+
+
+def replacing(world, fresh=bytes.upper):
+    """Lets the application send every answer's body otherwise; what it sent is in the result."""
+    sent = []
+
+    async def replace(exchange):
+        response = await world.pool.send(permit(exchange.body))
+        body = fresh(await response.whole(100))
+        sent.append(exchange.replace(response, LINES, body, ID))
+
+    world.application.handler = replace
+    return sent
+
+
+async def test_a_body_is_replaced_and_other_headers_stay(world):
+    sent = replacing(world, lambda body: body * 2)
+    client, upstream = await ask(world, post(b"1") + post(b"2"))
+    upstream.feed(answer(b"abc", b"X-Stays: 1", b"Cache-Control: no-store", b"Connection: X-Hop"))
+    stay = b"x-stays: 1\r\ncache-control: no-store\r\n"
+    assert client.take() == OK + stay + DATE + LINES + ID + b"content-length: 6\r\n\r\nabcabc"
+    upstream.feed(OK + b"Content-Length: 6\r\nDate: yesterday\r\n\r\nab")
+    assert client.take() == b""  # nothing before all is there
+    upstream.feed(b"cdef")
+    head = OK + b"date: yesterday\r\n" + LINES + ID + b"content-length: 12\r\n\r\n"
+    assert client.take() == head + b"abcdef" * 2
+    assert sent == [6, 12]
+    assert all(exchange.answered for exchange in world.application.handled)
+    assert not client.closed
+    assert world.pool.state().addresses[0].in_flight == 0
+
+
+DESCRIBING = [
+    b"Content-Type: application/json",
+    b"Content-Encoding: gzip",
+    b"Content-MD5: x",
+    b"Content-Digest: x",
+    b"Content-Range: bytes 0-1/2",
+    b"Accept-Ranges: bytes",
+    b"Digest: x",
+    b"Repr-Digest: x",
+    b"ETag: x",
+    b"Last-Modified: x",
+    b"Inference-Header-Content-Length: 1",
+    b"Signature: x",
+    b"Signature-Input: x",
+]
+
+
+@pytest.mark.parametrize("header", DESCRIBING)
+async def test_what_described_the_body_does_not_outlive_it(world, header):
+    replacing(world)
+    client, upstream = await ask(world)
+    upstream.feed(answer(b"abc", header))
+    assert client.take() == OK + DATE + LINES + ID + b"content-length: 3\r\n\r\nABC"
+
+
+async def test_the_status_of_a_replaced_answer_and_a_client_of_http_1_0(world):
+    replacing(world)
+    client, upstream = await ask(world, POST_1_0)
+    upstream.feed(b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+    kept = b"connection: keep-alive\r\n"
+    head = b"HTTP/1.1 201 Created\r\n" + DATE + LINES + ID + kept + b"content-length: 1\r\n\r\n"
+    assert client.take() == head + b"A"
+
+
+async def test_there_is_one_answer_only(world):
+    failed = []
+
+    async def twice(exchange):
+        response = await world.pool.send(permit())
+        exchange.replace(response, LINES, b"1")
+        with pytest.raises(RuntimeError):
+            exchange.replace(response, LINES, b"2")
+        failed.append(True)
+
+    world.application.handler = twice
+    client, upstream = await ask(world)
+    upstream.feed(answer(b"abc"))
+    assert failed
+    assert client.take().endswith(b"content-length: 1\r\n\r\n1")
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+async def test_an_answer_without_a_body_cannot_get_one(world, status):
+    async def replace(exchange):
+        response = await world.pool.send(permit())
+        assert await response.whole(10) == b""
+        with pytest.raises(ValueError, match="no body"):
+            exchange.replace(response, LINES, b"1")
+        await exchange.relay(response)
+
+    world.application.handler = replace
+    client, upstream = await ask(world)
+    upstream.feed(b"HTTP/1.1 " + status + b"\r\n\r\n")
+    assert client.take().startswith(b"HTTP/1.1 " + status)
+
+
+async def test_an_answer_that_was_read_whole_can_still_be_relayed(world):
+    seen = []
+
+    async def look(exchange):
+        response = await world.pool.send(permit())
+        seen.extend([await response.whole(6), await response.whole(6)])
+        seen.append(await exchange.relay(response, ID))
+
+    world.application.handler = look
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\nETag: x\r\n\r\nab")
+    upstream.feed(b"cdef")
+    head = OK + b"etag: x\r\n" + DATE + ID + b"content-length: 6\r\n\r\n"
+    assert client.take() == head + b"abcdef"
+    assert seen == [b"abcdef", b"abcdef", 6]
+
+
+async def test_reading_the_whole_takes_what_has_paused_the_upstream():
+    world = World(pool_limits=PoolLimits(buffer_bytes=10))
+    sent = replacing(world)
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 90\r\n\r\n" + b"x" * 30)
+    assert not upstream.paused
+    upstream.feed(b"x" * 30)
+    assert not upstream.paused
+    upstream.feed(b"x" * 30)
+    assert sent == [90]
+    assert client.take().endswith(b"\r\n\r\n" + b"X" * 90)
+
+
+@pytest.mark.parametrize(
+    "head", [b"Content-Length: 101\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n65\r\n"]
+)
+async def test_nothing_is_sent_of_an_answer_that_cannot_be_read_whole(world, head):
+    replacing(world)
+    client, upstream = await ask(world)
+    upstream.feed(OK + head)
+    upstream.feed(b"x" * 101)
+    assert client.take().startswith(b"HTTP/1.1 502 ")
+    assert upstream.aborted
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_nothing_is_sent_of_an_answer_that_ends_midway(world, clean):
+    replacing(world)
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nabc")
+    if clean:
+        upstream.feed_eof()
+    upstream.lose(None if clean else ConnectionResetError())
+    assert client.take().startswith(b"HTTP/1.1 502 ")
+    assert not client.aborted
+
+
 async def test_a_refusal_instead_of_an_answer_too_large(world):
     async def check(exchange):
         response = await world.pool.send(permit(exchange.body))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.protocols.base import Call, InferRequest
-from proxy.rules import BODY_TOO_LARGE, ROWS_PER_REQUEST, RULES, Refusal
+from proxy.protocols.base import Call, InferRequest, InferResponse
+from proxy.rules import BODY_TOO_LARGE, ROWS_PER_REQUEST, RULES, UPSTREAM_INVALID, Refusal
 
 DTYPES = {
     "BOOL": "?",
@@ -79,7 +79,7 @@ several = settings(
 
 
 class CodecConformance:
-    """Subclasses give the four methods that raise here."""
+    """Subclasses give the six methods that raise here."""
 
     def codec(self, **bounds):
         """A codec with an open contract and the bounds ``max_rows`` and ``max_bytes``."""
@@ -91,6 +91,14 @@ class CodecConformance:
 
     def parse(self, headers, body):
         """The tensors of a body, read by something other than the codec: ``{name: array}``."""
+        raise NotImplementedError
+
+    def write_answer(self, named):
+        """Headers and body of an honest answer with ``{name: (datatype, array)}``."""
+        raise NotImplementedError
+
+    def parse_answer(self, headers, body):
+        """The tensors of an answer, read by something other than the codec: ``{name: array}``."""
         raise NotImplementedError
 
     def target(self):
@@ -263,6 +271,66 @@ class CodecConformance:
         headers, _ = self.write({"t": ("FP32", np.ones((1, 1), "<f4"))})
         self.verdict(self.codec(), headers, body)
         self.verdict(self.codec(), {}, body)
+
+    @settings(several, max_examples=60)
+    @given(data=st.data())
+    def test_an_answer_is_written_as_it_was_read(self, data):
+        n = data.draw(st.integers(1, 4))
+        count = data.draw(st.integers(1, 3))
+        named = {f"t{i}": data.draw(tensors(rows=n)) for i in range(count)}
+        codec = self.codec()
+        headers, body = self.write_answer(named)
+        response = codec.decode_response(headers, body)
+        assert type(response) is InferResponse
+        assert response.n == n
+        assert list(response.tensors) == list(named)
+        assert all(same(response.tensors[name], array) for name, (_, array) in named.items())
+
+        lines, written = codec.encode_response(response)
+        again = codec.decode_response(head_of(lines), written)
+        assert all(same(again.tensors[name], response.tensors[name]) for name in named)
+        assert list(again.tensors) == list(named)
+        assert (again.n, again.options) == (response.n, response.options)
+        assert codec.encode_response(again) == (lines, written), "the canonical form is stable"
+        independent = self.parse_answer(head_of(lines), written)
+        assert all(same(independent[name], array) for name, (_, array) in named.items())
+        # Binary stays binary and JSON stays JSON: a client may read only what it asked for.
+        assert (b"inference-header-content-length" in head_of(lines)) == any(
+            name in response.options.get("binary", ()) for name in named
+        )
+
+    @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (1, 1, 1, 1)])
+    @pytest.mark.parametrize("datatype", ["FP16", "INT8", "BYTES"])
+    def test_an_answer_of_any_shape(self, datatype, shape):
+        array = np.zeros(shape, DTYPES[datatype])
+        if datatype == "BYTES":
+            array[...] = b"a"
+        codec = self.codec()
+        response = codec.decode_response(*self.write_answer({"t": (datatype, array)}))
+        lines, written = codec.encode_response(response)
+        assert same(codec.decode_response(head_of(lines), written).tensors["t"], array)
+
+    def test_a_truncated_answer_is_invalid_at_each_byte(self):
+        named = {"t": ("FP32", np.arange(6, dtype="<f4").reshape(2, 3)), "b": ("BYTES", _two())}
+        codec = self.codec()
+        response = codec.decode_response(*self.write_answer(named))
+        lines, written = codec.encode_response(response)
+        for cut in range(len(written)):
+            with pytest.raises(Refusal) as refusal:
+                codec.decode_response(head_of(lines), written[:cut])
+            assert refusal.value.rule is UPSTREAM_INVALID
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_what_is_not_finite_is_never_written_as_something_else(self, value):
+        codec = self.codec()
+        headers, body = self.write_answer({"t": ("FP32", np.ones((1, 2), "<f4"))})
+        response = codec.decode_response(headers, body)
+        odd = np.array([[1, value]], "<f4")
+        try:
+            written = codec.encode_response(InferResponse({"t": odd}, 1, response.options))
+        except ValueError:
+            return
+        assert same(self.parse_answer(head_of(written[0]), written[1])["t"], odd)
 
     @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.id)
     def test_every_refusal_has_words(self, rule):

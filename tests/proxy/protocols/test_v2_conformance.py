@@ -33,13 +33,16 @@ class OverV2(CodecConformance):
     def target(self):
         return "/v2/models/digits/infer"
 
-    def parse(self, headers, body):
+    def parse_answer(self, headers, body):
+        return self.parse(headers, body, "outputs")
+
+    def parse(self, headers, body, key="inputs"):
         """Reads with nothing but the standard library and ``struct``."""
         length = int(headers.get(LENGTH, len(body)))
         document = json.loads(body[:length])
         tail = body[length:]
         read = {}
-        for item in document["inputs"]:
+        for item in document[key]:
             datatype, shape = item["datatype"], item["shape"]
             size = item.get("parameters", {}).get("binary_data_size")
             if size is None:
@@ -63,9 +66,20 @@ class OverV2(CodecConformance):
         return read
 
 
+def around(key, tensors):
+    """The document of a request, or of an answer."""
+    if key == "inputs":
+        return {"inputs": tensors}
+    told = {"model_name": "digits", "model_version": "1", "parameters": {"a": {"b": [1.5]}}}
+    return told | {"outputs": tensors}
+
+
 class TestFlatJson(OverV2):
-    def write(self, named):
-        inputs = [
+    def write_answer(self, named):
+        return self.write(named, "outputs")
+
+    def write(self, named, key="inputs"):
+        tensors = [
             {
                 "name": name,
                 "shape": list(array.shape),
@@ -74,12 +88,15 @@ class TestFlatJson(OverV2):
             }
             for name, (datatype, array) in named.items()
         ]
-        return {b"content-type": b"application/json"}, json.dumps({"inputs": inputs}).encode()
+        return {b"content-type": b"application/json"}, json.dumps(around(key, tensors)).encode()
 
 
 class TestNestedJson(OverV2):
-    def write(self, named):
-        inputs = [
+    def write_answer(self, named):
+        return self.write(named, "outputs")
+
+    def write(self, named, key="inputs"):
+        tensors = [
             {
                 "data": values(array).tolist(),
                 "datatype": datatype,
@@ -88,15 +105,15 @@ class TestNestedJson(OverV2):
             }
             for name, (datatype, array) in named.items()
         ]
-        text = json.dumps({"id": "a:b", "inputs": inputs}, separators=(",", ":"))
+        text = json.dumps({"id": "a:b"} | around(key, tensors), separators=(",", ":"))
         return {}, text.encode()
 
 
 class TestIndentedJson(TestFlatJson):
     """A spelling that the fast way through the text does not know."""
 
-    def write(self, named):
-        headers, body = super().write(named)
+    def write(self, named, key="inputs"):
+        headers, body = super().write(named, key)
         return headers, json.dumps(json.loads(body), indent=1).replace(
             '"data"', '"d\\u0061ta"'
         ).encode()
@@ -106,17 +123,24 @@ class TestBinary(OverV2):
     def is_binary(self, position):
         return True
 
-    def write(self, named):
-        inputs, tail = [], []
+    def write_answer(self, named):
+        return self.write(named, "outputs")
+
+    def write(self, named, key="inputs"):
+        tensors, tail = [], []
         for position, (name, (datatype, array)) in enumerate(named.items()):
             item = {"name": name, "shape": list(array.shape), "datatype": datatype}
             if self.is_binary(position):
                 tail.append(binary(datatype, array))
                 item["parameters"] = {"binary_data_size": len(tail[-1])}
+                if key == "outputs":
+                    item["parameters"]["content_type"] = "np"
             else:
                 item["data"] = values(array).reshape(-1).tolist()
-            inputs.append(item)
-        text = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+            tensors.append(item)
+        text = json.dumps(
+            {"parameters": {"binary_data_output": True}} | around(key, tensors)
+        ).encode()
         return {LENGTH: str(len(text)).encode()}, text + b"".join(tail)
 
 

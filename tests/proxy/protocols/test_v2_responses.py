@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.protocols.base import InferResponse
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
 from proxy.rules import OUTLIER, SHAPE, UPSTREAM_INVALID, Refusal
@@ -57,7 +58,13 @@ def test_json():
     assert response.tensors["label"].tolist() == [[b"a:b"], [b"c"]]
     assert response.tensors["n"].tolist() == [2**63 - 1, -1]
     assert response.n == 2
-    assert response.options == {"model_name": "m", "model_version": "1", "id": "i"}
+    assert response.options == {
+        "model_name": "m",
+        "model_version": "1",
+        "id": "i",
+        "parameters": {"a": {"b": []}},
+        "output_parameters": {"y": {"content_type": "np", "deep": {"a": [{"b": 1}]}}},
+    }
 
 
 def test_nested_json():
@@ -74,6 +81,38 @@ def test_binary_and_mixed():
     assert response.tensors["z"].tolist() == [[1, 2.5], [-3, 4]]
     assert response.tensors["t"].tolist() == [b"ab", b""]
     assert response.options["binary"] == {"y", "t"}
+
+
+def test_an_answer_is_written_in_the_form_in_which_it_was_read():
+    labels = {"name": "label", "datatype": "BYTES", "shape": [2], "data": ["a", "\u00e9"]}
+    told = {"parameters": {"content_type": "np"}}
+    lines, body = CODEC.encode_response(
+        CODEC.decode_response({}, answer(Y | told, labels, id="i", parameters={"p": [1]}))
+    )
+    assert lines == b"Content-Type: application/json\r\n"
+    assert json.loads(body) == {
+        "model_name": "m",
+        "model_version": "1",
+        "id": "i",
+        "parameters": {"p": [1]},
+        "outputs": [Y | told, labels],
+    }
+    headers, sent = framed([without_data(16), labels], struct.pack("<4f", 1, 2.5, -3, 4))
+    lines, body = CODEC.encode_response(CODEC.decode_response(headers, sent))
+    kind, length = lines.split(b"\r\n")[:2]
+    assert kind == b"Content-Type: application/octet-stream"
+    name, _, size = length.partition(b": ")
+    assert name == b"Inference-Header-Content-Length"
+    assert json.loads(body[: int(size)])["outputs"] == [without_data(16), labels]
+    assert body[int(size) :] == struct.pack("<4f", 1, 2.5, -3, 4)
+
+
+def test_json_holds_no_number_that_is_not_finite():
+    response = CODEC.decode_response({}, answer(Y))
+    for value in (np.nan, np.inf):
+        odd = InferResponse({"y": np.array([1, value], "<f4")}, 2, response.options)
+        with pytest.raises(ValueError, match="y has an element that is not finite"):
+            CODEC.encode_response(odd)
 
 
 def test_an_empty_output_and_outputs_of_other_lengths():

@@ -65,8 +65,8 @@ def test_everything_wrong_is_reported_at_once_with_its_place(faults):
     text = """\
 listen: 127.0.0.1:80800
 admin: {listen: 127.0.0.1:9090, tokn: x}
-workers: 2
-state: redis://host
+workers: 0
+state: redis:host
 client:
   trusted_proxies: [10.0.0.1/8, 0.0.0.0/0]
 endpoints:
@@ -100,7 +100,7 @@ endpoints:
     ]
     messages = [message for _, _, message in found]
     assert messages[1] == "unknown key admin.tokn; did you mean 'token'?"
-    assert "more than one worker" in messages[2]
+    assert "greater than or equal to 1" in messages[2]
     assert "memory://" in messages[3]
     assert messages[6] == "endpoints[0].match is given twice; first in line 9"
     assert messages[9] == "endpoints[0].mode: must be 'enforce' or 'monitor'"

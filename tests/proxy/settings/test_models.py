@@ -196,9 +196,58 @@ def test_an_admin_listener_that_others_reach_needs_a_token():
 
 def test_one_worker_and_one_state():
     assert make(workers=1, state="memory://").workers == 1
-    assert "share" in faults(workers=2)["workers"]
-    assert "memory://" in faults(state="redis://host:6379/0")["state"]
+    assert "Redis" in faults(workers=2)["workers"]
     assert set(faults(workers=0)) == {"workers"}
+
+
+SECRET = {"client": {"secret": "s" * 16}}
+
+
+def test_states_that_workers_share():
+    urls = [
+        "redis://host",
+        "redis://host:6379/0",
+        "redis://[::1]:6379/15",
+        "rediss://host:6380",
+        "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=2",
+        "redis+sentinel://a:26379,b:26379,c/mymaster",
+        "redis+cluster://a:6379,b:6379",
+    ]
+    for url in urls:
+        settings = make(state=url, workers=4, **SECRET)
+        assert (settings.state, settings.workers) == (url, 4)
+        assert set(faults(state=url, workers=4)) == {"client"}
+    wrong = [
+        *("redis:", "redis://", "redis://a,b", "redis://a/x", "redis://a#b", "http://a", "a:6379"),
+        *("redis+sentinel://a:1", "redis+cluster://a/0", "unix://path", "unix:", "memory:/", ""),
+        *("redis://user:secret@host", "redis+cluster://:secret@host", "redis://a b"),
+    ]
+    for url in wrong:
+        found = faults(state=url, **SECRET)
+        assert set(found) == {"state"}, url
+        assert "secret" not in found["state"]
+
+
+def test_sharing_does_something():
+    assert set(faults(sharing={"sync_seconds": 1.0})) == {"sharing.sync_seconds"}
+    assert make(sharing={"retention_seconds": 60.0}).sharing.retention_seconds == 60
+    given = {"state": "redis://host", **SECRET}
+    assert set(faults(sharing={"tls": {}}, **given)) == {"sharing.tls"}
+    half = {"tls": {"key": "a"}}
+    assert set(faults(sharing=half, **{**given, "state": "rediss://a"})) == {"sharing.tls.key"}
+    assert make(sharing={"password": "short"}, **given).sharing.password is not None
+
+
+def test_the_ladder_of_patterns():
+    bundle = {"bundle": "a.bundle"}
+    for steps in ([], ["block"], ["shape", "block"], ["shape", "throttle", "block"]):
+        (endpoint,) = make({**bundle, "on_pattern": steps}).endpoints
+        assert list(endpoint.on_pattern) == steps
+    for steps in (["block", "shape"], ["shape", "shape"]):
+        assert set(faults({**bundle, "on_pattern": steps})) == {"endpoints.0.on_pattern"}
+    assert "endpoints.0.client_alarm_budget" in faults({"client_alarm_budget": 0.01})
+    assert "endpoints.0.rules.BZ-500" in faults({"rules": {"BZ-500": {"mode": "off"}}})
 
 
 def test_names_of_the_admin_listener():

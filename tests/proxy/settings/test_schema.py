@@ -12,8 +12,12 @@ from proxy.settings.problems import SettingsError
 from proxy.settings.reference import reference
 from proxy.settings.schema import keys_at, schema
 
-EXAMPLES = ("gateway.yaml", "monitor.yaml", "sidecar.yaml")
-ENVIRONMENT = {"BARTIZAN_ADMIN_TOKEN": "a" * 32, "BARTIZAN_CLIENT_SECRET": "b" * 32}
+EXAMPLES = ("gateway.yaml", "monitor.yaml", "replicas.yaml", "sidecar.yaml")
+ENVIRONMENT = {
+    "BARTIZAN_ADMIN_TOKEN": "a" * 32,
+    "BARTIZAN_CLIENT_SECRET": "b" * 32,
+    "BARTIZAN_REDIS_PASSWORD": "c",
+}
 
 
 def every_key(node=None):

@@ -1,0 +1,76 @@
+"""Which statistics are on: what an endpoint serves decides what is normal there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from detectors.arrays import Floats
+from detectors.patterns.layout import EXTRACTION, LINEAGE, PROBING
+from detectors.patterns.model import (
+    DISCREPANCY,
+    EQUAL,
+    NEAR,
+    OUTLIER,
+    RESIDUE,
+    SEGMENT,
+    SHARED_EQUAL,
+    SHARED_NEAR,
+    STATISTICS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What is normal at an endpoint.
+
+    Attributes:
+        probing, extraction, lineage: the statistics that each family bets on.
+        uncovered: what is then not recognised, in the operator's words.
+    """
+
+    probing: tuple[int, ...]
+    extraction: tuple[int, ...]
+    lineage: tuple[int, ...]
+    uncovered: str
+
+    def mix(self, has_outlier: bool) -> Floats:
+        """(3, 8) equal weights of what is on; a row sums to 1, or to 0 where nothing is on."""
+        mix = np.zeros((3, len(STATISTICS)))
+        for family, on in (
+            (PROBING, self.probing),
+            (EXTRACTION, self.extraction),
+            (LINEAGE, self.lineage),
+        ):
+            used = [statistic for statistic in on if statistic != OUTLIER or has_outlier]
+            if used:
+                mix[family, used] = 1.0 / len(used)
+        return mix
+
+
+PROFILES: Final[dict[str, Profile]] = {
+    "default": Profile(
+        (NEAR, EQUAL, SEGMENT, RESIDUE),
+        (RESIDUE, OUTLIER, DISCREPANCY),
+        (SHARED_NEAR, SHARED_EQUAL),
+        "theft with inputs that are distributed like the honest ones, but for its volume",
+    ),
+    "frames": Profile(
+        (RESIDUE,),
+        (RESIDUE, OUTLIER, DISCREPANCY),
+        (),
+        "honest clients send frames that resemble the one before, so small steps, sparse changes "
+        "and walks along lines are not recognised: only probes that leave the honest signal are, "
+        "and attacks spread over several accounts are not tied together",
+    ),
+    "exploration": Profile(
+        (RESIDUE,),
+        (RESIDUE, OUTLIER, DISCREPANCY),
+        (),
+        "honest clients change one input at a time, so sparse changes, small steps and walks along "
+        "lines are not recognised: only probes that leave the honest signal are, and attacks "
+        "spread over several accounts are not tied together",
+    ),
+}

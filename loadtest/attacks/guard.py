@@ -1,0 +1,145 @@
+"""The firewall's part that is under test, fitted as the command line fits it and asked as the
+gateway asks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.patterns.base import Alarm, Family, Scope
+from detectors.patterns.model import PatternModel
+from detectors.patterns.tracker import PatternTracker
+from detectors.scorer import Scorer
+from loadtest.attacks.datasets import Part, Singles
+from loadtest.attacks.honest import Day
+from loadtest.attacks.mixing import ATTACKER, Traffic
+
+BUDGET: Final = 0.001
+"""False alarms a client-day."""
+ROW_BUDGET: Final = 0.01
+"""Of the outlier scorer: what the smallest set supports."""
+PACE: Final = 0.1
+"""Seconds from one query to the next: time heals no level to speak of."""
+BLAMED: Final = (Scope.CLIENT, Scope.SUBNET, Scope.LINEAGE)
+"""An alarm of the whole endpoint is recorded and answers nobody: it recognises no client."""
+
+
+class Found(NamedTuple):
+    """How an attack was recognised.
+
+    Attributes:
+        queries: distinct hostile queries until the first alarm, the last one included.
+        alarm: the strongest then.
+    """
+
+    queries: int
+    alarm: Alarm
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One endpoint's fitted detectors.
+
+    Attributes:
+        scorer: gives each row's outlier p-value.
+        patterns: what was learnt of honest queries.
+    """
+
+    scorer: Scorer
+    patterns: PatternModel
+
+    def p_values(self, rows: Singles) -> npt.NDArray[np.float64]:
+        """(n,) conformal p-values."""
+        return self.scorer.score(rows).p_values
+
+    def tracker(
+        self,
+        *,
+        clients: int = 128,
+        budget: float = BUDGET,
+        profile: str = "default",
+        coverage_limit: float | None = None,
+    ) -> PatternTracker:
+        """A tracker that has seen nothing."""
+        return PatternTracker(
+            self.patterns,
+            clients=clients,
+            budget=budget,
+            coverage_limit=coverage_limit,
+            profile=profile,
+        )
+
+
+def fit_guard(part: Part, seed: int) -> Guard:
+    """Fits a scorer, and the patterns on the same split: the space on what trained the scorer, the
+    streams on what set its threshold."""
+    from detectors.training.fit import fit  # noqa: PLC0415 - an extra, and slow
+    from detectors.training.patterns import fit_patterns  # noqa: PLC0415
+    from detectors.training.splits import split  # noqa: PLC0415
+
+    rows, labels = part
+    scorer = fit(rows, alpha=ROW_BUDGET, seed=seed).scorer
+    # The part holds no row twice, so that the scorer's split is this one.
+    cut = split(len(rows), ROW_BUDGET, 0.05, seed)
+    merged = scorer.score(rows[cut.threshold]).merged
+    patterns = fit_patterns(
+        rows[cut.train],
+        rows[cut.threshold],
+        space_labels=labels[cut.train],
+        stream_labels=labels[cut.threshold],
+        stream_p=_left_out(merged),
+        seed=seed,
+        budget=BUDGET,
+    )
+    return Guard(scorer, patterns)
+
+
+def _left_out(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(n,) the conformal p-value of each score among the others."""
+    rising = np.sort(scores)
+    not_below = scores.size - np.searchsorted(rising, scores, "left")  # itself among them
+    return not_below / scores.size
+
+
+def alarms_of_day(guard: Guard, tracker: PatternTracker, day: Day, client: str) -> set[
+    tuple[Family, Scope]
+]:
+    """Which alarms a client's day raises, those of the whole endpoint left out."""
+    p_values = guard.p_values(day.rows)
+    raised: set[tuple[Family, Scope]] = set()
+    begin = 0
+    for number, size in enumerate(day.sizes):
+        end = begin + int(size)
+        alarms = tracker.observe(
+            client, "", day.rows[begin:end], p_values[begin:end], number * PACE
+        )
+        raised.update((a.family, a.scope) for a in alarms if a.scope in BLAMED)
+        begin = end
+    return raised
+
+
+def recognise(guard: Guard, tracker: PatternTracker, traffic: Traffic) -> Found | None:
+    """Sends traffic until a hostile query raises an alarm; None if none does.
+
+    A client that alarms before its first hostile query is not recognised but wronged: None.
+    """
+    p_values = guard.p_values(traffic.rows)
+    asked = 0
+    for number, hostile in enumerate(traffic.hostile):
+        alarms = tracker.observe(
+            traffic.clients[number],
+            traffic.subnets[number],
+            traffic.rows[number : number + 1],
+            p_values[number : number + 1],
+            number * PACE,
+        )
+        asked += int(hostile)
+        blamed = [alarm for alarm in alarms if alarm.scope in BLAMED]
+        if blamed and hostile:
+            return Found(asked, blamed[0])
+        if blamed and not asked and traffic.clients[number].startswith(ATTACKER):
+            return None
+    return None

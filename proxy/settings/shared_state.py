@@ -1,0 +1,106 @@
+"""The configuration of what workers and replicas share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from proxy.settings.fields import FilePath, Seconds
+from proxy.settings.secret import Password
+from proxy.settings.section import Faults, Section
+
+MEMORY: Final = "memory://"
+_HOSTS: Final = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_DATABASE: Final = re.compile(r"/?|/[0-9]{1,4}")
+_SERVICE: Final = re.compile(r"/[A-Za-z0-9._-]{1,64}")
+_FORMS: Final = (
+    "memory://, redis://host:6379/0, rediss://host:6379/0 (TLS), unix:///path, "
+    "redis+sentinel://host:26379,host:26379/SERVICE or redis+cluster://host:6379,host:6379"
+)
+
+
+def _state(given: str) -> str:
+    if given == MEMORY:
+        return given
+    parts = urlsplit(given)
+    if "@" in parts.netloc:
+        raise ValueError("credentials do not belong here: use sharing.username and .password")
+    hosts = parts.netloc.split(",")
+    sound = all(map(_HOSTS.fullmatch, hosts)) and not parts.fragment
+    several = parts.scheme in ("redis+sentinel", "redis+cluster")
+    match parts.scheme:
+        case "redis" | "rediss":
+            sound = sound and len(hosts) == 1 and _DATABASE.fullmatch(parts.path) is not None
+        case "redis+sentinel":
+            sound = sound and _SERVICE.fullmatch(parts.path) is not None
+        case "redis+cluster":
+            sound = sound and parts.path in ("", "/")
+        case "unix":
+            sound = not parts.netloc and len(parts.path) > 1
+        case _:
+            sound = False
+    if not sound or (parts.query and not several and parts.scheme != "unix"):
+        raise ValueError(f"is none of {_FORMS}")
+    return given
+
+
+StateUrl = Annotated[str, AfterValidator(_state)]
+"""Where quotas and sketches are kept."""
+
+
+class SharingTls(Section):
+    """TLS to the shared state."""
+
+    ca: FilePath | None = None
+    """Certificates (PEM) that may sign the server's; none: the system's."""
+    certificate: FilePath | None = None
+    """Our client certificate chain (PEM)."""
+    key: FilePath | None = None
+    """Our client certificate's private key (PEM)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SharingTls:
+        faults = Faults()
+        if (self.certificate is None) is not (self.key is None):
+            given, lacking = ("certificate", "key") if self.certificate else ("key", "certificate")
+            faults.add(f"{given} needs a {lacking} beside it", given)
+        faults.report()
+        return self
+
+
+class Sharing(Section):
+    """How workers and replicas share through Redis."""
+
+    username: str | None = None
+    """The Redis user; none: the default user."""
+    password: Password | None = None
+    """Its password: ``${REDIS_PASSWORD}``."""
+    tls: SharingTls | None = None
+    """TLS to ``rediss://``, where the system's certificates do not suffice."""
+    wait_seconds: Annotated[float, Field(ge=0.001, le=1, allow_inf_nan=False)] = 0.005
+    """The longest that a request waits for the shared state: once a client and lease."""
+    sync_seconds: Annotated[float, Field(ge=0.01, le=60, allow_inf_nan=False)] = 0.05
+    """How often what was learnt about clients is exchanged."""
+    lease_seconds: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] = 0.5
+    """For how long a client's rows are leased ahead, at its recent rate."""
+    retention_seconds: Seconds = 86_400.0
+    """How long a client that sends nothing is remembered."""
+
+
+def check_state(state: str, sharing: Sharing, workers: int, faults: Faults) -> None:
+    """Notes what contradicts between the state, how it is shared, and the number of workers."""
+    if state == MEMORY:
+        if workers > 1:
+            faults.add(
+                f"{workers} workers need a state that they share, and memory:// is not one: set "
+                "state to a Redis URL, or workers to 1",
+                "workers",
+            )
+        needless = sharing.model_fields_set - {"retention_seconds"}
+        for key in sorted(needless):
+            faults.add("nothing is shared with memory://: it would do nothing", "sharing", key)
+    elif sharing.tls is not None and not state.startswith(("rediss:", "redis+")):
+        faults.add("the state's URL is not rediss://: it would do nothing", "sharing", "tls")

@@ -1,0 +1,1 @@
+"""The state that workers and replicas share, in Redis."""

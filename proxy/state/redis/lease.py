@@ -1,0 +1,167 @@
+"""What one replica holds of one key's quota, and what it remembers of being denied."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Final
+
+from proxy.state.base import NANOSECONDS, Quota
+from proxy.state.keyed import Keyed
+from proxy.state.redis.quota_calls import Ask, Grant, Rest
+
+# A client whose spending is measured over less than this is not taken for that fast.
+_SHORTEST_NS: Final = NANOSECONDS // 20
+# How long a denial is believed at the longest: another replica may give back what it holds.
+_BELIEVED_NS: Final = NANOSECONDS
+_LONG_AGO: Final = -(1 << 62)
+_FOREVER: Final = 1 << 62
+
+
+class Lease:
+    """Rows that were deducted from a shared quota and are spent here. Times are nanoseconds of the
+    local clock.
+
+    Attributes:
+        left: rows unspent.
+        until: rows are worth something while ``now + rows * interval <= until``.
+        midnight: from when they are worth nothing, as they are of another day.
+        place: where the table of held leases notes ``left``, or -1.
+        flight: the fetch that is under way, if any; its rest was handed over with it.
+        queued: rows of takes that wait for a fetch after that one.
+        seen: ``left`` at the last look for idle leases.
+    """
+
+    __slots__ = (
+        "_asks_again", "_at", "_closed", "_day", "_denied", "_granted", "_lasts", "_opens",
+        "_since", "flight", "left", "midnight", "place", "queued", "seen", "until",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.until = 0
+        self.midnight = 0
+        self.place = -1
+        self.flight: asyncio.Future[None] | None = None
+        self.queued = 0
+        self.seen = 0
+        self._granted = 0
+        self._since = _LONG_AGO
+        self._at = self._lasts = self._day = 0
+        self._denied = 0  # rows of the take that was denied; 0: none was
+        self._opens = self._closed = 0  # when the rate, and the day, admit it
+        self._asks_again = _LONG_AGO
+
+    def covers(self, rows: int, interval: int, now: int) -> bool:
+        """Whether these rows can be spent."""
+        return self.left >= rows and now + rows * interval <= self.until and now < self.midnight
+
+    def wait(self, rows: int, interval: int, now: int) -> tuple[int, int]:
+        """Nanoseconds until the rate, and until the day, admit these rows, as far as it is known
+        from a denial; (0, 0) if it is not."""
+        if not self._denied or rows < self._denied or now >= self._asks_again:
+            return 0, 0
+        rate = daily = 0
+        if self._opens:
+            rate = max(self._opens + (rows - self._denied) * interval, self._asks_again) - now
+        if self._closed:
+            daily = max(self._closed, self._asks_again) - now
+        return rate, daily
+
+    def is_limited(self, now: int) -> bool:
+        """Whether it was denied just now."""
+        return now < self._asks_again + _BELIEVED_NS
+
+    def is_idle(self, now: int) -> bool:
+        """Whether forgetting it would lose nothing."""
+        return self.left == 0 and self.flight is None and now >= self._asks_again
+
+    def is_unused(self, now: int) -> bool:
+        """Whether nothing was spent of it since the last look, and it is a second old."""
+        unspent = self.left == self.seen
+        self.seen = self.left
+        return unspent and now - self._since >= NANOSECONDS
+
+    def rest(self) -> Rest:
+        """What is left of it, for handing it over."""
+        return Rest(self.left, self._at, self._lasts, self._day) if self.left else Rest()
+
+    def ask(self, rows: int, quota: Quota, now: int, *, ahead: int, replicas: int) -> Ask:
+        """What to ask for when a take of ``rows`` lacks some.
+
+        A client that is seen for the first time, or seldom, gets what it needs. One that is busy
+        gets what it spends in ``ahead`` nanoseconds, and at least what its rate earns meanwhile,
+        as a lease is worth nothing once time has paid for it. Of what there is, this is a small
+        part, so that other replicas find some: near the limit single rows. One that was denied may
+        have all that came since, or a flood would cost a call for every row.
+        """
+        asked = rows + self.queued
+        elapsed = now - self._since
+        wanted = asked
+        if elapsed < 2 * ahead:
+            rate = (self._granted - self.left) / max(elapsed, _SHORTEST_NS)
+            if quota.interval:
+                rate = max(rate, 1 / quota.interval)
+            wanted = max(asked, math.ceil(ahead * rate))
+        return Ask(rows, asked, wanted, 1 if self.is_limited(now) else 2 * replicas)
+
+    def renew(
+        self, grant: Grant, ask: Ask, quota: Quota, *, sent: int, received: int, pause: int
+    ) -> None:
+        """Takes over what was granted.
+
+        The server granted it after ``sent``, so that it ends no earlier than this reckons. Rows
+        that a take waits for count from their grant, or a quota whose burst is paid sooner than a
+        round trip could never be spent: they may pass until the take resumes.
+
+        Args:
+            sent, received: when the call was sent, and when its answer came.
+            pause: how long to believe a denial by the rate at the least.
+        """
+        self._granted = self.left = self.seen = grant.rows
+        self._since = sent
+        self._at, self._lasts, self._day = grant.at, grant.lasts, grant.day
+        self.midnight = sent + grant.midnight * 1000 if quota.per_day else _FOREVER
+        self.until = _FOREVER
+        if quota.interval:
+            self.until = max(sent + grant.lasts, received + ask.asked * quota.interval)
+        self._denied = 0
+        if not grant.rows:
+            day_wait = grant.day_wait * 1000
+            self._denied = ask.need
+            self._opens = received + grant.rate_wait if grant.rate_wait else 0
+            self._closed = received + day_wait if day_wait else 0
+            believed = max(grant.rate_wait, day_wait, pause)
+            self._asks_again = received + min(believed, _BELIEVED_NS)
+
+
+class LeaseBook(Keyed[Lease]):
+    """The leases of one scope. One that holds something is not forgotten; where none can be,
+    newcomers share one key.
+
+    Attributes:
+        name: of the ledger and the scope.
+        quota: that of each key.
+        held: the leases that hold rows, by key.
+    """
+
+    OVERFLOW: Final = "*overflow"
+
+    __slots__ = ("_overflow", "held", "name", "quota")
+
+    def __init__(self, name: str, quota: Quota, most: int) -> None:
+        super().__init__(most)
+        self.name = name
+        self.quota = quota
+        self.held: dict[str, Lease] = {}
+        self._overflow = Lease()
+
+    def find(self, key: str) -> Lease | None:
+        """The lease of a key, as far as one is known."""
+        lease = self.values.get(key)
+        return self._overflow if lease is None and self.is_full else lease
+
+    def place(self, key: str, now: int) -> tuple[str, Lease]:
+        """The lease of a key, known or new, and the key that it counts for."""
+        lease = self.values.get(key) or self.newcomer(key, Lease, lambda old: old.is_idle(now))
+        return (key, lease) if lease else (self.OVERFLOW, self._overflow)

@@ -1,0 +1,341 @@
+"""The parent of several workers: signals, reload, drain, and the admin listener for all of them.
+
+It serves no client and reads nothing that one sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.openmetrics.exposition import generate_latest
+
+from proxy.admin.listener import AdminListener
+from proxy.combine import combine_clients, combine_endpoints
+from proxy.control import Refusal
+from proxy.fleet import Fleet, Member, Report, StartError
+from proxy.http.shared_address import SharedAddress
+from proxy.launch import Launch
+from proxy.reload import ReloadRefused, fault_words, refuse_fixed
+from proxy.settings.load import load
+from proxy.settings.models import Settings
+from proxy.settings.problems import SettingsError
+from proxy.state.base import StateUnavailable
+from proxy.telemetry import families
+from proxy.telemetry.aggregate import Pages
+from proxy.telemetry.exposition import Family, number
+from proxy.telemetry.logs import RateLimit, configure
+
+__all__ = ["StartError", "supervise"]
+
+_log = structlog.get_logger("bartizan")
+
+_POLL_SECONDS: Final = 5.0
+"""How often every worker's figures are asked for: a killed one's later counts are lost."""
+_READY_SECONDS: Final = 1.0
+_ANSWER_SECONDS: Final = 2.0
+_CLIENT_SECONDS: Final = 5.0
+_PREPARE_SECONDS: Final = 60.0
+_SUMMARY_SECONDS: Final = 10.0
+
+
+def supervise(path: Path, settings: Settings) -> None:
+    """Serves ``settings``, read from ``path``, with several workers, until SIGTERM or SIGINT.
+
+    Raises:
+        StartError: if the workers cannot be started.
+        OSError: if an address cannot be used.
+    """
+    limit = configure(level=settings.log.level, form=settings.log.format)
+    address = SharedAddress(settings.listen.host, settings.listen.port, settings.listen.path)
+    with closing(address), asyncio.Runner() as runner:
+        runner.run(_Supervisor(path, settings, address, limit).run())
+
+
+class _Supervisor:
+    """Implements ``admin.app.AdminSource`` for all workers."""
+
+    def __init__(
+        self, path: Path, settings: Settings, address: SharedAddress, limit: RateLimit
+    ) -> None:
+        self._path = path
+        self._settings = settings
+        self._address = address
+        self._limit = limit
+        self._pages = Pages()
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._reloads = {"success": 1, "failure": 0}
+        self._loaded = True
+        self._loaded_at = time.time()
+        self._draining = False
+        self._ended = asyncio.Event()
+        self._hangups: asyncio.Queue[None] = asyncio.Queue()
+        self._fleet: Fleet
+
+    async def run(self) -> None:
+        """Serves until a signal ends it.
+
+        Raises:
+            StartError: if the workers cannot be started.
+            OSError: if the admin listener's address cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(ending, self._ended.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hangups.put_nowait, None)
+        self._fleet = Fleet(
+            self._settings, self._launch, noted=self._noted, ended=self._worker_ended
+        )
+        admin = self._settings.admin
+        async with AdminListener(admin, self, admin.hosts):
+            self._fleet.start()
+            try:
+                await self._started()
+                await self._until_ended()
+            finally:
+                self._draining = True
+                self._address.close()
+                await self._fleet.end()
+        _log.info("ended")
+
+    async def _started(self) -> None:
+        """Returns once all workers serve, or it is to end."""
+        loop = asyncio.get_running_loop()
+        fleet, settings = self._fleet, self._settings
+        waiting: list[asyncio.Future[Any]] = [
+            loop.create_task(event.wait()) for event in (fleet.complete, self._ended)
+        ]
+        await asyncio.wait([*waiting, fleet.failed], return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        if fleet.failed.done():
+            raise fleet.failed.result()
+        if fleet.complete.is_set():
+            _log.info(
+                "all workers serve",
+                workers=settings.workers,
+                clients=str(settings.listen),
+                port=self._address.port or None,
+                admin=str(settings.admin.listen),
+            )
+
+    async def _until_ended(self) -> None:
+        loop = asyncio.get_running_loop()
+        tasks = [
+            loop.create_task(self._reload_on_signal()),
+            loop.create_task(self._poll()),
+            loop.create_task(self._tell_suppressed()),
+        ]
+        await self._ended.wait()
+        for task in tasks:
+            task.cancel()
+        _log.info("draining", seconds=self._settings.http.drain_seconds)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            await self._refresh()
+
+    async def _tell_suppressed(self) -> None:
+        """Says which log events came too often to be written."""
+        while True:
+            await asyncio.sleep(_SUMMARY_SECONDS)
+            for event, count in self._limit.summaries().items():
+                _log.warning("suppressed", suppressed_event=event, count=count)
+
+    # Workers' lives.
+
+    def _launch(self, number: int, settings: Settings) -> Launch:
+        listening = self._address.listening
+        return Launch(
+            settings=settings,
+            number=number,
+            workers=settings.workers,
+            port=self._address.port or None,
+            listening=None if listening is None else listening.fileno(),
+            leases=None,
+        )
+
+    def _noted(self, worker: int, page: Any) -> None:
+        """A worker's last words: its figures as it ended."""
+        self._pages.take(worker, page)
+
+    async def _worker_ended(self, worker: int) -> None:
+        self._pages.end(worker)
+
+    # Reload: all workers find out whether they could serve it, then all serve it.
+
+    async def _reload_on_signal(self) -> None:
+        while True:
+            await self._hangups.get()
+            try:
+                await self._reload()
+            except (SettingsError, ReloadRefused) as error:
+                await self._refuse(fault_words(error))
+            except Exception as error:
+                _log.exception("reload failed")
+                await self._refuse(repr(error))
+
+    async def _reload(self) -> None:
+        """Replaces everything that a reload can change, in every worker, or nothing in any.
+
+        Raises:
+            SettingsError, ReloadRefused: if the configuration cannot be used.
+        """
+        settings = await asyncio.to_thread(load, self._path)
+        refuse_fixed(self._settings, settings)
+        fleet = self._fleet
+        answers = await fleet.ask_all("prepare", settings, seconds=_PREPARE_SECONDS)
+        if not answers:
+            raise ReloadRefused("no worker serves")
+        for member, answer in answers.items():
+            if isinstance(answer, Refusal):
+                raise ReloadRefused(answer.message)
+            if isinstance(answer, Exception):
+                raise ReloadRefused(f"worker {member.number} does not answer")
+        found = list(answers.values())
+        if any(digests != found[0] for digests in found):
+            raise ReloadRefused("a bundle was replaced meanwhile: the workers read different ones")
+        # From here on it is the configuration that serves: whoever cannot, is replaced.
+        self._settings = fleet.settings = settings
+        committed = await asyncio.gather(*(self._commit(member) for member in answers))
+        for member in fleet.members:
+            if member.serving and member.settings is not settings:
+                await fleet.renew(member)
+        self._pages.keep(endpoint.name for endpoint in settings.endpoints)
+        self._reloads["success"] += 1
+        self._loaded, self._loaded_at = True, time.time()
+        _log.info("reloaded", workers=sum(committed))
+
+    async def _commit(self, member: Member) -> bool:
+        answer = await self._fleet.ask(member, "commit", seconds=_PREPARE_SECONDS)
+        if isinstance(answer, Exception):
+            _log.error("worker could not reload", worker=member.number, why=str(answer))
+            return False
+        member.settings = self._settings
+        return True
+
+    async def _refuse(self, words: str) -> None:
+        self._reloads["failure"] += 1
+        self._loaded = False
+        _log.error("reload failed: the last good configuration goes on", error=words)
+        await self._fleet.ask_all("refuse", words, seconds=_ANSWER_SECONDS)
+
+    # What the admin listener asks: ``admin.app.AdminSource``.
+
+    async def ready(self) -> list[str]:
+        """As ``AdminSource``: ready if all have been, and whichever serves now says so.
+
+        A worker that is being replaced gets no connection, so it is no reason.
+        """
+        if self._draining:
+            return ["draining"]
+        if not self._fleet.complete.is_set():
+            starting = [member for member in self._fleet.members if not member.serving]
+            return [f"worker {member.number}: starting" for member in starting]
+        answers = await self._fleet.ask_all("ready", seconds=_READY_SECONDS)
+        return [
+            f"worker {member.number}: {reason}"
+            for member, answer in answers.items()
+            for reason in (answer if isinstance(answer, list) else ["does not answer"])
+        ] or ([] if answers else ["no worker serves"])
+
+    async def render(self, openmetrics: bool = False) -> bytes:
+        """As ``AdminSource``: every worker's figures as one."""
+        await self._refresh()
+        return self._pages.render(self._own_page(), openmetrics)
+
+    async def endpoints(self) -> list[dict[str, Any]]:
+        """As ``AdminSource``: what the workers say, as one."""
+        answers = await self._fleet.ask_all("endpoints", seconds=_ANSWER_SECONDS)
+        await self._refresh()
+        told = {
+            member.number: answer for member, answer in answers.items() if isinstance(answer, list)
+        }
+        combined = combine_endpoints(told)
+        for endpoint in combined:
+            name = endpoint["name"]
+            rate = self._pages.value(families.ALERT_RATE, endpoint=name)
+            exceeded = self._pages.value(families.BUDGET_EXCEEDED, endpoint=name)
+            endpoint["alert_rate"] = rate
+            endpoint["budget_exceeded"] = None if exceeded is None else bool(exceeded)
+        return combined
+
+    async def clients(self, endpoint: str | None, most: int) -> list[dict[str, Any]]:
+        """As ``AdminSource``."""
+        answers = await self._fleet.ask_all("clients", (endpoint, most), seconds=_CLIENT_SECONDS)
+        return combine_clients(_heard(answers.values()))[:most]
+
+    async def client(self, client: str, endpoint: str | None) -> list[dict[str, Any]]:
+        """As ``AdminSource``."""
+        answers = await self._fleet.ask_all("client", (client, endpoint), seconds=_CLIENT_SECONDS)
+        return combine_clients(_heard(answers.values()))
+
+    async def forgive(self, client: str, endpoint: str | None) -> None:
+        """As ``AdminSource``: told to every worker, so that it holds at once."""
+        answers = await self._fleet.ask_all("forgive", (client, endpoint), seconds=_CLIENT_SECONDS)
+        _heard(answers.values())
+
+    async def ban(self, client: str, seconds: float, endpoint: str | None) -> None:
+        """As ``AdminSource``: told to every worker, so that it holds at once."""
+        asked = client, seconds, endpoint
+        answers = await self._fleet.ask_all("ban", asked, seconds=_CLIENT_SECONDS)
+        _heard(answers.values())
+
+    async def _refresh(self) -> None:
+        """Asks for every worker's figures; whoever does not answer keeps the last known ones."""
+        answers = await self._fleet.ask_all("page", seconds=_ANSWER_SECONDS)
+        for member, answer in answers.items():
+            if isinstance(answer, str) and member.serving:
+                try:
+                    self._pages.take(member.number, answer)
+                except ValueError:
+                    _log.exception("a worker's figures cannot be read", worker=member.number)
+
+    def _own_page(self) -> str:
+        """What only the supervisor can tell, and what it takes itself."""
+        lines: list[str] = []
+
+        def add(family: Family, samples: Sequence[tuple[dict[str, str], float]]) -> None:
+            lines.append(family.header(openmetrics=True))
+            lines.extend(f"{family.series(**labels)}{number(value)}\n" for labels, value in samples)
+
+        members = self._fleet.members
+        named = [({"worker": str(member.number)}, member) for member in members]
+        add(families.WORKERS, [({}, len(members))])
+        add(families.WORKER_UP, [(name, int(one.serving and one.answers)) for name, one in named])
+        add(families.WORKER_STARTS, [(name, one.starts) for name, one in named])
+        results = [({"result": result}, count) for result, count in self._reloads.items()]
+        add(families.RELOADS, results)
+        add(families.RELOAD_OK, [({}, int(self._loaded))])
+        add(families.RELOAD_TIME, [({}, self._loaded_at)])
+        others = generate_latest(self._registry)  # type: ignore[no-untyped-call]  # not ours
+        return "".join(lines) + str(others, "utf-8")
+
+
+def _heard(answers: Iterable[Report]) -> list[Any]:
+    """The answers of those who gave one.
+
+    Raises:
+        LookupError, StateUnavailable: if that is an answer, or there is none.
+    """
+    heard = []
+    for answer in answers:
+        if isinstance(answer, Refusal):
+            if answer.kind == "lookup":
+                raise LookupError(answer.message)
+            raise StateUnavailable(answer.message)
+        if not isinstance(answer, Exception):
+            heard.append(answer)
+    if not heard:
+        raise StateUnavailable("no worker answers")
+    return heard
