@@ -175,11 +175,18 @@ def save_bundle(
         OSError: if the file cannot be written.
     """
     arrays = _dismantle(scorer)
+    entry = None
     if patterns is not None:
         parameters, own = patterns.model.parts()
         _check_size(own)
         arrays |= {f"{_PATTERNS}{name}": array for name, array in own.items()}
         arrays |= golden_stream(scorer, patterns.model)
+        entry = PatternsEntry(
+            parameters=parameters,
+            budget=patterns.budget,
+            space=patterns.space,
+            streams=patterns.streams,
+        )
     calibration = scorer.calibration
     manifest = Manifest(
         schema_version=SCHEMA_VERSION if patterns is None else PATTERNS_VERSION,
@@ -205,13 +212,7 @@ def save_bundle(
             threshold=calibration.threshold,
         ),
         training=training,
-        patterns=patterns
-        and PatternsEntry(
-            parameters=parameters,
-            budget=patterns.budget,
-            space=patterns.space,
-            streams=patterns.streams,
-        ),
+        patterns=entry,
         arrays={
             name: ArrayEntry(
                 dtype=_dtype(array),
@@ -335,11 +336,12 @@ def _patterns(manifest: Manifest, arrays: Arrays, engine: Engine) -> PatternMode
         if name.startswith(_PATTERNS)
     }
     _check_size(own)
-    model = PatternModel.of_parts(dict(manifest.patterns.parameters), own)
-    if model.features != manifest.features:
-        raise BundleError("the patterns are for another number of features than the manifest")
-    if not patterns_hold(model, arrays, engine):
-        raise BundleError(f"patterns: {_NOT_GOLDEN}")
+    with np.errstate(all="ignore"):  # of forged values; what comes of them is checked
+        model = PatternModel.of_parts(dict(manifest.patterns.parameters), own)
+        if model.features != manifest.features:
+            raise BundleError("the patterns are for another number of features than the manifest")
+        if not patterns_hold(model, arrays, engine):
+            raise BundleError(f"patterns: {_NOT_GOLDEN}")
     return model
 
 

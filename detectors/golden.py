@@ -89,7 +89,8 @@ def _rows(scorer: Scorer) -> Singles:
     noise = np.random.default_rng(16).normal(size=(16, scorer.features))
     reach = np.repeat([0.5, 1.0, 4.0, 1000.0], 4)[:, None]
     limit = float(np.finfo(np.float32).max)
-    return np.clip(centre + reach * spread * noise, -limit, limit).astype(np.float32)
+    rows: Singles = np.clip(centre + reach * spread * noise, -limit, limit).astype(np.float32)
+    return rows
 
 
 def _stream(rows: Singles) -> Singles:
@@ -100,8 +101,9 @@ def _stream(rows: Singles) -> Singles:
     for index, row in enumerate(sparse):
         row[index % row.size] = end[index % row.size]
     limit = float(np.finfo(np.float32).max)
-    stream = np.vstack([rows[:10], line, sparse, rows[:2]])
-    return np.clip(stream, -limit, limit).astype(np.float32)
+    wide = np.vstack([rows[:10], line, sparse, rows[:2]])
+    stream: Singles = np.clip(wide, -limit, limit).astype(np.float32)
+    return stream
 
 
 def _evidence(model: PatternModel, stream: Singles, engine: Engine) -> Floats:

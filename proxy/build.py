@@ -35,7 +35,6 @@ from proxy.settings.models import Http, Settings
 from proxy.settings.shared_state import MEMORY
 from proxy.state.base import Quota, State
 from proxy.state.limits import Limiter
-from proxy.state.memory import MemoryState
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics, UpstreamState, Watched
 
@@ -236,50 +235,6 @@ class Generation:
                 }
             )
         return described
-
-
-def open_state(
-    settings: Settings,
-    *,
-    clock: Callable[[], float],
-    wall: Callable[[], float],
-    lease_table: memoryview | None = None,
-) -> State:
-    """Where quotas and sketches are kept. Opens no connection.
-
-    Args:
-        lease_table: memory that outlives the process, in which it notes what it has leased.
-
-    Raises:
-        BuildError: if the Redis client is not installed, or a certificate cannot be used.
-    """
-    if settings.state == MEMORY:
-        return MemoryState(
-            settings.client.max_known, wall, retention=settings.sharing.retention_seconds
-        )
-    try:
-        from proxy.state.redis.state import RedisState  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise BuildError(
-            f"a Redis state needs the redis extra, pip install 'bartizan[redis]' ({error})"
-        ) from error
-    sharing, tls = settings.sharing, settings.sharing.tls
-    try:
-        return RedisState(
-            settings.state,
-            username=sharing.username,
-            password=sharing.password.get_secret_value() if sharing.password else None,
-            tls=(tls.ca, tls.certificate, tls.key) if tls else None,
-            wait_seconds=sharing.wait_seconds,
-            lease_seconds=sharing.lease_seconds,
-            retention_seconds=sharing.retention_seconds,
-            most=settings.client.max_known,
-            clock=clock,
-            wall=wall,
-            lease_table=lease_table,
-        )
-    except (OSError, ValueError) as error:
-        raise BuildError(f"state: {error}") from error
 
 
 def load_bundles(settings: Settings) -> dict[str, Bundle]:

@@ -18,7 +18,7 @@ from proxy.state.base import NANOSECONDS, Bucket, Quota, Sketches, rate_wait
 
 _log = structlog.get_logger("bartizan.clients")
 
-_KEYS: Final = 1024
+_KEYS: Final = 256
 """Keys told to the state in one exchange; the others wait for the next."""
 _PACED: Final = 100_000
 """Clients whose pace is kept; beyond it those that may send now are forgotten first."""

@@ -22,6 +22,8 @@ _STEADY_SECONDS: Final = 10.0
 """Who lives as long as this did not end because it was started."""
 _PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _ATTEMPTS: Final = 5
+_SILENCES: Final = 10
+"""Who has not answered so often will not: it is killed, and replaced."""
 _GRACE_SECONDS: Final = 10.0
 _EXIT_FAILED: Final = 1
 
@@ -48,6 +50,7 @@ class Member:
         starts: how often a process was started.
         serving: whether clients can connect to it.
         answers: whether it answered when it was last asked.
+        silences: how often in a row it did not answer :meth:`Fleet.watch`.
         settings: those that it serves.
         process, channel: the process that it is now, if any, and the way to ask it.
     """
@@ -57,6 +60,7 @@ class Member:
         self.starts = 0
         self.serving = False
         self.answers = False
+        self.silences = 0
         self.settings: Settings | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.channel: Asking | None = None
@@ -131,6 +135,14 @@ class Fleet:
         """Drains a worker, so that it is replaced by one that serves the present settings."""
         await self.ask(member, "drain", seconds=_GRACE_SECONDS)
 
+    def watch(self) -> None:
+        """Kills whoever hangs. To be called after all were asked, again and again."""
+        for member in self.members:
+            member.silences = member.silences + 1 if member.serving and not member.answers else 0
+            if member.silences >= _SILENCES and member.process is not None:
+                _log.error("worker hangs: it is killed", worker=member.number)
+                _signal(member.process, signal.SIGKILL)
+
     async def end(self) -> None:
         """Ends all: each one drains, and is killed if it has not ended soon after."""
         self._ending.set()
@@ -184,13 +196,7 @@ class Fleet:
     async def _live(self, member: Member) -> tuple[str, Refusal | None]:
         """One process from its start to its end: how it ended, and why if it said so."""
         launch = self._launch(member.number, self.settings)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *command(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *launch.descriptors),
-            )
+        process, ours = await _start(launch)
         channel = Asking(lambda note: self._noted(member.number, note))
         await channel.open(ours)
         member.starts += 1
@@ -224,6 +230,26 @@ class Fleet:
         except TimeoutError:
             _signal(process, signal.SIGKILL)
             return await process.wait()
+
+
+async def _start(launch: Launch) -> tuple[asyncio.subprocess.Process, socket.socket]:
+    """A worker's process, and our end of the channel to it.
+
+    Raises:
+        OSError: if it cannot be had.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *launch.descriptors),
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return process, ours
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

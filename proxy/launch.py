@@ -20,6 +20,7 @@ class Launch:
     """What a worker is told first. Descriptors are inherited.
 
     Attributes:
+        version: the supervisor's.
         number: counts from 1.
         workers: how many there are.
         port: the TCP port to share, or None.
@@ -27,6 +28,7 @@ class Launch:
         leases: descriptor, offset and bytes of the memory in which leases are noted, or None.
     """
 
+    version: str
     settings: Settings
     number: int
     workers: int

@@ -33,7 +33,6 @@ from proxy.build import (
     listener_address,
     listener_limits,
     load_bundles,
-    open_state,
 )
 from proxy.descriptors import raise_limit
 from proxy.endpoint import Endpoint
@@ -44,7 +43,9 @@ from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.settings.load import load
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
+from proxy.state.base import State
 from proxy.state.memory import MemoryState
+from proxy.state.opening import StateError, open_state
 from proxy.telemetry.audit import Audit, AuditInUseError, AuditLog, AuditOptions, NoAudit
 from proxy.telemetry.audit_chain import chain_path
 from proxy.telemetry.logs import RateLimit, configure
@@ -146,12 +147,7 @@ class Server:
                     executor=executor,
                     request_id=RequestIds(),
                     metrics=self._metrics,
-                    state=open_state(
-                        settings,
-                        clock=time.perf_counter,
-                        wall=time.time,
-                        lease_table=self._place.leases,
-                    ),
+                    state=self._open_state(),
                     audit=audit,
                     pseudonym_key=secrets.token_bytes(32),
                 )
@@ -325,6 +321,17 @@ class Server:
         self._metrics.upstreams = lambda: self._generation.upstreams()  # noqa: PLW0108 - a reload replaces it
         self._metrics.clients = lambda: self._generation.clients()  # noqa: PLW0108 - as above
         self._metrics.audit = self._shared.audit.state
+
+    def _open_state(self) -> State:
+        try:
+            return open_state(
+                self._settings,
+                clock=time.perf_counter,
+                wall=time.time,
+                lease_table=self._place.leases,
+            )
+        except StateError as error:
+            raise BuildError(str(error)) from error
 
     async def _open_audit(self) -> Audit:
         given, place = self._settings.audit, self._place

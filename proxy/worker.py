@@ -10,6 +10,7 @@ import mmap
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any, Final
 
 import structlog
@@ -50,6 +51,7 @@ async def _run(channel: Answering, launched: int, launch: Launch, limit: Any) ->
     await channel.open()
     status = 0
     try:
+        _refuse_other_version(launch)
         server = Server(launch.settings, limit, _place(launch))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, server.end)
@@ -69,6 +71,17 @@ async def _run(channel: Answering, launched: int, launch: Launch, limit: Any) ->
         channel.refuse(launched, Refusal("failed", str(error), status))
     await channel.flush()
     return status
+
+
+def _refuse_other_version(launch: Launch) -> None:
+    """Refuses to be a worker of a supervisor of another version.
+
+    Raises:
+        BuildError: if Bartizan was upgraded while it ran.
+    """
+    installed = version("bartizan")
+    if launch.version != installed:
+        raise BuildError(f"{launch.version} runs, {installed} is installed: restart to serve it")
 
 
 def _place(launch: Launch) -> Place:

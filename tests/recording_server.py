@@ -3,8 +3,8 @@
 Run as ``recording_server.py ADDRESS LOG [MODEL=FEATURES …]``; the address is ``HOST:PORT`` or
 ``unix:PATH``. Each request becomes a JSON line in LOG before it is answered. The ``id`` of an
 inference request says how it is answered: ``status:500``, ``delay:SECONDS``, ``reset`` (no answer),
-``cut`` (half of one), ``garbage`` (not HTTP), or otherwise with the request's own id and its body's
-SHA-256.
+``cut`` (half of one), ``garbage`` (not HTTP), ``scores`` (three probabilities beside the label), or
+otherwise with the request's own id and its body's SHA-256.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+
+SCORES = [0.2625, 0.7, 0.0375]
 
 
 def pages(models):
@@ -80,6 +82,9 @@ class Recorder:
         told = {"model_name": "m", "outputs": [output], "parameters": {"sha256": digest}}
         if "id" in document:
             told["id"] = document["id"]
+        if order == "scores":
+            scores = {"name": "scores", "datatype": "FP32", "shape": [1, 3]}
+            told["outputs"].append({**scores, "data": SCORES})
         reply = answer(200, json.dumps(told).encode())
         match order:
             case "status":

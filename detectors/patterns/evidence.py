@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXPONENT: Final = 0.2
 STAKE: Final = 0.1
 """f: the share that is bet on each query."""
-LINEAGE_STAKE: Final = 0.5
+LINEAGE_STAKE: Final = 0.3
 SMALLEST_VOLUME: Final = 256
 """Distinct queries a day that a client is taken to have at least."""
 HEADROOM: Final = 21.0

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.arrays import Floats
-from detectors.patterns.arena import Lineages, Records, Rings, Shared
+from detectors.patterns.arena import MARKED, TOLD, Lineages, Records, Rings, Shared
 from detectors.patterns.exchange import Delta, Merged, Stretch
 from detectors.patterns.layout import CELLS, ENTRY, EVIDENCE, RING, SUMS
 from detectors.patterns.reference import Query, enter, share
@@ -31,15 +31,18 @@ def take_record(records: Records, slot: int, key: str, rings: Rings | None = Non
         for family in range(EVIDENCE)
     )
     pending = records.pending[slot]
+    marked = records.marks[slot] == MARKED
     delta = Delta(
         key,
         stretches,
         sums=pending.astype("<f8").tobytes() if pending.any() else b"",
-        marks=records.marks[slot].tobytes() if records.marks[slot].any() else b"",
+        marks=marked.astype(np.uint8).tobytes() if marked.any() else b"",
         entries=b"" if rings is None else _take_entries(rings, slot),
         cursor=int(records.cursors[slot]),
         epoch=int(records.epochs[slot]),
+        levels=tuple(records.bases[slot].tolist()),
     )
+    records.marks[slot, marked] = TOLD
     records.totals[slot] = 0.0
     records.peaks[slot] = 0.0
     records.pending[slot] = 0.0
@@ -59,6 +62,7 @@ def joined(before: Delta, later: Delta) -> Delta:
         (before.entries + later.entries)[-RING * ENTRY.itemsize :],
         before.cursor,
         max(before.epoch, later.epoch),
+        before.levels,
     )
 
 
@@ -83,12 +87,13 @@ def put_record(
     records.cursors[slot] = merged.cursor
     for family, level in enumerate(merged.levels):
         local = Stretch(float(records.totals[slot, family]), float(records.peaks[slot, family]))
+        records.bases[slot, family] = level
         records.levels[slot, family] = local.after(level)
-    if sums is not None:
-        records.sums[slot] = sums + records.pending[slot]
-    if marks is not None:
-        np.maximum(records.marks[slot], marks, out=records.marks[slot])
-        records.coverage[slot] = mass[records.marks[slot, : mass.size] != 0].sum()
+    # Nothing where nobody sent any since the day began: only what was learnt here since remains.
+    records.sums[slot] = sums + records.pending[slot]
+    marked = records.marks[slot] == MARKED
+    records.marks[slot] = np.where(marked, MARKED, np.where(marks, TOLD, 0))
+    records.coverage[slot] = mass[records.marks[slot, : mass.size] != 0].sum()
     if rings is not None:
         for entry in entries:
             if entry["content"] and not (rings.content[slot] == entry["content"]).any():
@@ -108,12 +113,21 @@ def forgive(records: Records, slot: int, rings: Rings | None = None) -> None:
         rings.clear(slot)
 
 
+def begin_day(records: Records, slot: int, now: float) -> None:
+    """What is counted by the day starts anew: distinct queries, features, visited cells. Evidence
+    does not, or an attacker would wait for midnight."""
+    for array in (records.sums, records.pending, records.marks, records.coverage):
+        array[slot] = 0
+    records.born[slot] = now
+
+
 def take_lineage(lineages: Lineages, slot: int) -> Delta:
     """What was learnt of a lineage since the last call."""
     stretch = Stretch(float(lineages.totals[slot]), float(lineages.peaks[slot]))
     lineages.totals[slot] = lineages.peaks[slot] = 0.0
     lineages.dirty[slot] = 0
-    return Delta(lineage_key(int(lineages.ids[slot])), (stretch,))
+    base = float(lineages.bases[slot])
+    return Delta(lineage_key(int(lineages.ids[slot])), (stretch,), levels=(base,))
 
 
 def put_lineage(lineages: Lineages, slot: int, merged: Merged) -> None:
@@ -126,6 +140,7 @@ def put_lineage(lineages: Lineages, slot: int, merged: Merged) -> None:
         raise ExchangeError("a lineage has one finite level")
     local = Stretch(float(lineages.totals[slot]), float(lineages.peaks[slot]))
     for level in merged.levels:
+        lineages.bases[slot] = level
         lineages.levels[slot] = local.after(level)
 
 
@@ -203,9 +218,9 @@ def _query(entry: Any) -> Query:
     return Query(entry["sketch"].astype(np.float64), entry["blocks"], entry["content"])
 
 
-def _floats(data: bytes, count: int) -> Floats | None:
+def _floats(data: bytes, count: int) -> Floats:
     if not data:
-        return None
+        return np.zeros(count)
     if len(data) != 8 * count:
         raise ExchangeError(f"{len(data)} bytes are not {count} sums")
     values = np.frombuffer(data, dtype="<f8").astype(np.float64)
@@ -214,11 +229,11 @@ def _floats(data: bytes, count: int) -> Floats | None:
     return values
 
 
-def _marks(data: bytes) -> npt.NDArray[np.uint8] | None:
+def _marks(data: bytes) -> npt.NDArray[np.bool_]:
     if not data:
-        return None
+        return np.zeros(CELLS, dtype=np.bool_)
     if len(data) != CELLS:
         raise ExchangeError(f"{len(data)} bytes are not {CELLS} marks")
-    return np.minimum(np.frombuffer(data, dtype=np.uint8), 1)
+    return np.frombuffer(data, dtype=np.uint8) != 0
 
 

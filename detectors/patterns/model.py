@@ -32,7 +32,7 @@ NEAR, EQUAL, SEGMENT, RESIDUE, OUTLIER, DISCREPANCY, SHARED_NEAR, SHARED_EQUAL =
 MAX_FEATURES: Final = 1 << 16
 MAX_RANK: Final = 128
 MAX_SIGNAL: Final = 64
-MAX_CLASSES: Final = 16
+MAX_CLASSES: Final = 64
 MAX_LEVELS: Final = 256
 
 
@@ -56,8 +56,10 @@ class PatternModel:
         order: (d,) a permutation of the features, block by block.
         starts: (b,) where each block begins in ``order``, rising from 0.
         keys: (d,) uint64, odd, secret: the multilinear hash's multipliers.
-        block_weights: (b,) -log of the chance that two honest rows agree on the block, rounded to
-            multiples of 2^-10, so that sums of them are exact in any order.
+        modes: (b,) the hash of each block's most frequent honest value: a blank corner, a zero.
+        block_weights: (2, b) -log of the chance that another honest row agrees on the block, for
+            its mode and for any other value, rounded to multiples of 2^-10, so that sums of them
+            are exact in any order.
         centroids: (c, 32) the regimes of honest traffic, in sketch space.
         offsets: (8, c) of each statistic: a high quantile in one regime's streams, subtracted.
         knots: (8, l) rising: values of the statistic, less its offset.
@@ -82,6 +84,7 @@ class PatternModel:
     order: Indices
     starts: Indices
     keys: npt.NDArray[np.uint64]
+    modes: Indices
     block_weights: Floats
     centroids: Floats
     offsets: Floats
@@ -126,7 +129,8 @@ class PatternModel:
             "weights": (np.float64, (rank,)),
             "order": (np.int32, (features,)),
             "keys": (np.uint64, (features,)),
-            "block_weights": (np.float64, (blocks,)),
+            "modes": (np.int32, (blocks,)),
+            "block_weights": (np.float64, (2, blocks)),
             "offsets": (np.float64, (len(STATISTICS), classes)),
             "tails": (np.float64, (len(STATISTICS), levels)),
             "frequencies": (np.float64, (SKETCH, FEATURES)),
@@ -170,6 +174,11 @@ class PatternModel:
     def classes(self) -> int:
         """The number of regimes."""
         return len(self.centroids)
+
+    def weights_of(self, blocks: npt.NDArray[np.uint16]) -> Floats:
+        """(…, b) what it weighs that another row has these blocks, (…, 32)."""
+        usual = blocks[..., : self.modes.size] == self.modes
+        return np.where(usual, self.block_weights[0], self.block_weights[1])
 
     def parts(self) -> tuple[Parameters, Arrays]:
         """The model as plain numbers and arrays: what :meth:`of_parts` makes it from."""

@@ -26,13 +26,14 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 from detectors.arrays import Floats, Singles
 from detectors.base import Rows
 from detectors.patterns import discrepancy, evidence, space, statistics
 from detectors.patterns import model as fitted
 from detectors.patterns import reference as numpy_step
-from detectors.patterns.arena import Records
+from detectors.patterns.arena import MARKED, Records
 from detectors.patterns.layout import (
     BLOCKS,
     CELLS,
@@ -61,8 +62,9 @@ FAR, ANCHORS, NEIGHBOUR = statistics.FAR, statistics.ANCHORS, statistics.NEIGHBO
 ROUNDING, DEGENERATE = statistics.ROUNDING, statistics.DEGENERATE
 STAKE, LINEAGE_STAKE = evidence.STAKE, evidence.LINEAGE_STAKE
 HEADROOM, NEGLIGIBLE = evidence.HEADROOM, evidence.NEGLIGIBLE
-EXPONENT, SMALLEST_VOLUME = evidence.EXPONENT, float(evidence.SMALLEST_VOLUME)
-PRIOR, TINY = discrepancy.PRIOR, space._TINY  # noqa: SLF001
+EXPONENT, TIE = evidence.EXPONENT, evidence.TIE
+SMALLEST_VOLUME: Final = float(evidence.SMALLEST_VOLUME)
+PRIOR, TINY = discrepancy.PRIOR, space._TINY
 UNIT: Final = 1024.0
 """Weights of blocks are multiples of 1/1024: as whole numbers they add up exactly, in any order."""
 STAMP: Final = float(
@@ -70,21 +72,24 @@ STAMP: Final = float(
         repr([(name, value) for name, value in globals().items() if name.isupper()]).encode()
     )
 )
-"""numba's cache looks at this file only. A kernel that was compiled with other constants says so."""
+"""Of the constants: numba's cache looks at this file only, so a kernel says what it was made of."""
 
 # Sizes and addresses of the table, by name; the order is that of :func:`_table`.
 (
     _FEATURES, _RANK, _SIGNAL, _BLOCKS, _CLASSES, _LEVELS, _HAS_OUTLIER, _HALF,
-    _BASIS, _CENTRE, _SQUARES, _CROSS, _WEIGHTS, _SKETCH, _BLOCK_OF, _KEYS, _BLOCK_WEIGHTS,
+    _BASIS, _CENTRE, _SQUARES, _CROSS, _WEIGHTS, _SKETCH, _BLOCK_OF, _KEYS, _MODES,
+    _BLOCK_WEIGHTS,
     _CENTROIDS, _CENTROID_NORMS, _OFFSETS, _KNOTS, _TAILS, _BETS, _FREQUENCIES, _PHASES,
     _MEANS, _SCALES, _CELLS, _CELL_NORMS, _CELL_STARTS, _MASS,
     _RING_SKETCH, _RING_BLOCKS, _RING_CONTENT, _RING_ADDED, _RING_FRESH,
     _SHARED_SKETCH, _SHARED_BLOCKS, _SHARED_CONTENT, _SHARED_LINEAGE, _SHARED_SLOT,
     _SHARED_ADDED, _SHARED_FRESH,
-    _LINEAGES, _IDS, _LINEAGE_LEVELS, _LINEAGE_TOTALS, _LINEAGE_PEAKS, _LINEAGE_SEEN, _DIRTY, _REFUSED,
-    _MIX, _BUDGETS, _TRACKED, _P_VALUES, _TOLD,
+    _LINEAGES, _IDS, _LINEAGE_LEVELS, _LINEAGE_TOTALS, _LINEAGE_PEAKS, _LINEAGE_BASES,
+    _LINEAGE_SEEN, _DIRTY, _REFUSED, _MIX, _BUDGETS, _TRACKED, _P_VALUES, _TOLD,
+    _COMPONENTS, _POSITION, _FOURIER, _VALUES, _E_VALUES, _SQUARED, _BETWEEN, _ANCHOR, _SUMS,
+    _HASHES, _WEIGHED, _SAME, _PLACES,
     _CLIENTS,
-) = range(57)  # fmt: skip
+) = range(72)  # fmt: skip
 _GROUPS: Final = _CLIENTS + 8
 _ENTRIES: Final = _GROUPS + 8
 # Of a record, from _CLIENTS or _GROUPS on.
@@ -96,35 +101,63 @@ _NORM, _REST, _RECOVERY, _LINEAGE_BUDGET = range(4)
 # ------------------------------------------------------------------------------------ arithmetic
 
 
+_OPTIONS: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+"""Nothing is allocated on the way: ``_nrt`` leaves out the counting of references."""
+
+
 def _jit(function: Function) -> Function:
     # No "ninf", no "nnan": NaN and infinity keep their meaning.
-    fast = {"reassoc", "contract", "nsz"}
-    return cast(Function, numba.njit(nogil=True, error_model="numpy", fastmath=fast)(function))
+    jit = numba.njit(fastmath={"reassoc", "contract", "nsz"}, **_OPTIONS)
+    return cast(Function, jit(function))
 
 
 def _exact(function: Function) -> Function:
     """As numpy does it, to the last bit: for differences of almost equal numbers."""
-    return cast(Function, numba.njit(nogil=True, error_model="numpy")(function))
+    return cast(Function, numba.njit(**_OPTIONS)(function))
 
 
-def _pointer(kind: Any) -> Any:
-    """An intrinsic that takes an address for a pointer to ``kind``."""
-    pointer = types.CPointer(kind)
+# numba ships no types for these two.
+_make_array: Final = cast(Callable[..., Any], arrayobj.make_array)
+_populate_array: Final = cast(Callable[..., Any], arrayobj.populate_array)
 
-    @intrinsic  # type: ignore[untyped-decorator]  # numba's
-    def at(_: Any, address: Any) -> Any:
+
+def _array(kind: Any) -> Any:
+    """An intrinsic (address, length or (length, length)) -> the array of ``kind`` there."""
+
+    @intrinsic
+    def at(_: Any, address: Any, shape: Any) -> Any:
+        lengths = (*cast(Any, shape),) if isinstance(shape, types.BaseTuple) else (shape,)
+        view = types.Array(kind, len(lengths), "C")
+
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+            made = _make_array(view)(context, builder)
+            size = context.get_abi_sizeof(context.get_data_type(kind))
+            step = context.get_constant(types.intp, size)
+            given = [arguments[1]]
+            if isinstance(signature.args[1], types.BaseTuple):
+                given = [builder.extract_value(arguments[1], i) for i in range(len(lengths))]
+            given = [
+                context.cast(builder, one, length, types.intp)
+                for one, length in zip(given, lengths, strict=True)
+            ]
+            _populate_array(
+                made,
+                data=builder.inttoptr(arguments[0], made.data.type),
+                shape=given,
+                strides=[builder.mul(step, given[1]), step] if len(given) > 1 else [step],
+                itemsize=step,
+                meminfo=None,
+            )
+            return made._getvalue()
 
-        return pointer(types.int64), generate
+        return view(types.int64, shape), generate
 
     return at
 
 
-_f8, _f4, _i8 = _pointer(types.float64), _pointer(types.float32), _pointer(types.int64)
-_i4, _i2, _u1 = _pointer(types.int32), _pointer(types.int16), _pointer(types.uint8)
-_u8, _u2 = _pointer(types.uint64), _pointer(types.uint16)
-_of = numba.carray
+_f8, _f4, _i8 = _array(types.float64), _array(types.float32), _array(types.int64)
+_i4, _i2, _u1 = _array(types.int32), _array(types.int16), _array(types.uint8)
+_u8, _u2 = _array(types.uint64), _array(types.uint16)
 
 
 @_jit
@@ -163,7 +196,7 @@ def _agreement(entries: Any, blocks: Any, weights: Any, out: Any) -> None:
 
 
 @_jit
-def _nearest_four(squared: Floats, places: Whole) -> int:
+def _nearest_four(squared: Floats, places: Any) -> Any:
     """Places of the four smallest, rising, the first of equals first; how many there are."""
     count = min(squared.shape[0], ANCHORS)
     held = 0
@@ -183,7 +216,7 @@ def _nearest_four(squared: Floats, places: Whole) -> int:
 
 
 @_jit
-def _third_largest(values: Any) -> int:
+def _third_largest(values: Any) -> Any:
     first, second, third = np.int32(-1), np.int32(-1), np.int32(-1)
     for k in range(values.shape[0]):
         value = values[k]
@@ -259,10 +292,9 @@ def _threshold(volume: float, budget: float) -> float:
 def _level(table: Whole, statistic: int, regime: int, value: float) -> int:
     """The highest knot that is not above the value, in the flat tables, or -1."""
     levels = table[_LEVELS]
-    knots = _of(_f8(table[_KNOTS]), STATISTICS * levels)
-    value -= _of(_f8(table[_OFFSETS]), STATISTICS * table[_CLASSES])[
-        statistic * table[_CLASSES] + regime
-    ]
+    knots = _f8(table[_KNOTS], STATISTICS * levels)
+    offsets = _f8(table[_OFFSETS], (STATISTICS, table[_CLASSES]))
+    value -= offsets[statistic, regime] + TIE
     first = statistic * levels
     low, high = first, first + levels
     while low < high:
@@ -293,15 +325,15 @@ def _components(row: Singles, table: Whole, sums: Any, components: Floats) -> tu
     Four features at a time, so that a component is loaded and stored a quarter as often.
     """
     features, rank = table[_FEATURES], table[_RANK]
-    basis = _of(_f4(table[_BASIS]), (features, rank))
-    keys, block_of = _of(_u8(table[_KEYS]), features), _of(_i4(table[_BLOCK_OF]), features)
-    squares, cross = _of(_f8(table[_SQUARES]), features), _of(_f8(table[_CROSS]), features)
+    basis = _f4(table[_BASIS], (features, rank))
+    keys, block_of = _u8(table[_KEYS], features), _i4(table[_BLOCK_OF], features)
+    squares, cross = _f8(table[_SQUARES], features), _f8(table[_CROSS], features)
     words = row.view(np.uint32)
     for b in range(BLOCKS):
         sums[b] = np.uint64(0)
     for i in range(rank):
         components[i] = 0.0
-    norm = 0.0
+    norm: Any = 0.0
     held = 0
     j0, j1, j2 = 0, 0, 0
     for j in range(features):
@@ -317,17 +349,17 @@ def _components(row: Singles, table: Whole, sums: Any, components: Floats) -> tu
         elif held == 2:
             j2 = j
         else:
-            a, b, c = np.float64(row[j0]), np.float64(row[j1]), np.float64(row[j2])
+            p, q, r = np.float64(row[j0]), np.float64(row[j1]), np.float64(row[j2])
             one, two, three, four = basis[j0], basis[j1], basis[j2], basis[j]
             for i in range(rank):
-                components[i] += a * one[i] + b * two[i] + c * three[i] + value * four[i]
+                components[i] += p * one[i] + q * two[i] + r * three[i] + value * four[i]
             held = -1
         held += 1
     for h in range(held):
-        j = j0 if h == 0 else j1 if h == 1 else j2
-        value, one = np.float64(row[j]), basis[j]
+        left = j0 if h == 0 else j1 if h == 1 else j2
+        p, one = np.float64(row[left]), basis[left]
         for i in range(rank):
-            components[i] += value * one[i]
+            components[i] += p * one[i]
     content = np.uint64(0)
     for b in range(BLOCKS):
         content += sums[b]
@@ -337,11 +369,13 @@ def _components(row: Singles, table: Whole, sums: Any, components: Floats) -> tu
 
 
 @_jit
-def _place(table: Whole, numbers: Floats, norm: float, components: Floats, position: Floats) -> float:
+def _place(
+    table: Whole, numbers: Floats, norm: float, components: Floats, position: Floats
+) -> float:
     """The residue, or NaN for a fault; the sketch (32,) is filled in."""
     rank, signal = table[_RANK], table[_SIGNAL]
-    centre, weights = _of(_f8(table[_CENTRE]), rank), _of(_f8(table[_WEIGHTS]), rank)
-    sketch = _of(_f8(table[_SKETCH]), (signal, SKETCH))
+    centre, weights = _f8(table[_CENTRE], rank), _f8(table[_WEIGHTS], rank)
+    sketch = _f8(table[_SKETCH], (signal, SKETCH))
     inside, residue = 0.0, 0.0
     for i in range(rank):
         components[i] -= centre[i]
@@ -367,10 +401,10 @@ def _place(table: Whole, numbers: Floats, norm: float, components: Floats, posit
 
 @_jit
 def _features(table: Whole, position: Floats, regime: int, features: Floats) -> None:
-    frequencies = _of(_f8(table[_FREQUENCIES]), (SKETCH, FEATURES))
-    phases = _of(_f8(table[_PHASES]), FEATURES)
-    means = _of(_f8(table[_MEANS]), (table[_CLASSES], FEATURES))[regime]
-    scales = _of(_f8(table[_SCALES]), (table[_CLASSES], FEATURES))[regime]
+    frequencies = _f8(table[_FREQUENCIES], (SKETCH, FEATURES))
+    phases = _f8(table[_PHASES], FEATURES)
+    means = _f8(table[_MEANS], (table[_CLASSES], FEATURES))[regime]
+    scales = _f8(table[_SCALES], (table[_CLASSES], FEATURES))[regime]
     for f in range(FEATURES):
         features[f] = phases[f]
     for i in range(0, SKETCH, 4):
@@ -386,25 +420,24 @@ def _features(table: Whole, position: Floats, regime: int, features: Floats) -> 
 
 @_jit
 def _against_ring(
-    table: Whole, slot: int, position: Floats, blocks: Any, scratch: Floats, values: Floats
+    table: Whole, slot: int, position: Floats, blocks: Any, weights: Any, values: Floats
 ) -> None:
-    held = min(_of(_i8(table[_RING_ADDED]), slot + 1)[slot], RING)
+    held = min(_i8(table[_RING_ADDED], slot + 1)[slot], RING)
     if held < NEIGHBOUR:
         return
     at = table[_RING_SKETCH] + slot * (2 * SKETCH * RING)
-    entries = _of(_i2(at), (SKETCH, RING))
-    squared, between = scratch[:RING], scratch[RING : 2 * RING]
+    entries = _i2(at, (SKETCH, RING))
+    squared, between = _f8(table[_SQUARED], RING), _f8(table[_BETWEEN], RING)
     _squared_distances(entries, position, squared)
-    places = np.empty(ANCHORS, dtype=np.int64)
+    places = _i8(table[_PLACES], ANCHORS)
     anchors = _nearest_four(squared[:held], places)
     values[NEAR] = -0.5 * math.log(squared[places[NEIGHBOUR - 1]] + 1.0)
-    weights = _of(_i4(table[_BLOCK_WEIGHTS]), BLOCKS)
-    same = np.empty(RING, dtype=np.int32)
+    same = _i4(table[_SAME], RING)
     at = table[_RING_BLOCKS] + slot * (2 * BLOCKS * RING)
-    _agreement(_of(_u2(at), (BLOCKS, RING)), blocks, weights, same)
+    _agreement(_u2(at, (BLOCKS, RING)), blocks, weights, same)
     values[EQUAL] = _third_largest(same[:held]) / UNIT
     least = 1.0
-    anchor = np.empty(SKETCH)
+    anchor = _f8(table[_ANCHOR], SKETCH)
     for a in range(anchors):
         place = places[a]
         for i in range(SKETCH):
@@ -416,10 +449,10 @@ def _against_ring(
 
 @_jit
 def _against_all(
-    table: Whole, content: Any, position: Floats, blocks: Any, scratch: Floats, values: Floats
-) -> int:
+    table: Whole, content: Any, position: Floats, blocks: Any, weights: Any, values: Floats
+) -> Any:
     size = 2 * table[_HALF]
-    contents = _of(_u8(table[_SHARED_CONTENT]), size)
+    contents = _u8(table[_SHARED_CONTENT], size)
     held, known = 0, False
     for k in range(size):
         held += contents[k] != 0
@@ -428,16 +461,15 @@ def _against_all(
         return -1
     if held < NEIGHBOUR:
         return size
-    squared = scratch[:size]
-    _squared_distances(_of(_i2(table[_SHARED_SKETCH]), (SKETCH, size)), position, squared)
-    same = np.empty(size, dtype=np.int32)
-    weights = _of(_i4(table[_BLOCK_WEIGHTS]), BLOCKS)
-    _agreement(_of(_u2(table[_SHARED_BLOCKS]), (BLOCKS, size)), blocks, weights, same)
+    squared = _f8(table[_SQUARED], size)
+    _squared_distances(_i2(table[_SHARED_SKETCH], (SKETCH, size)), position, squared)
+    same = _i4(table[_SAME], size)
+    _agreement(_u2(table[_SHARED_BLOCKS], (BLOCKS, size)), blocks, weights, same)
     for k in range(size):
         empty = contents[k] == 0
         squared[k] = FAR if empty else squared[k]
         same[k] = np.int32(0) if empty else same[k]
-    places = np.empty(ANCHORS, dtype=np.int64)
+    places = _i8(table[_PLACES], ANCHORS)
     _nearest_four(squared, places)
     values[SHARED_NEAR] = -0.5 * math.log(squared[places[NEIGHBOUR - 1]] + 1.0)
     values[SHARED_EQUAL] = _third_largest(same) / UNIT
@@ -446,16 +478,16 @@ def _against_all(
 
 @_jit
 def _enter(table: Whole, slot: int, content: Any, position: Floats, blocks: Any) -> None:
-    added = _of(_i8(table[_RING_ADDED]), slot + 1)
+    added = _i8(table[_RING_ADDED], slot + 1)
     place, retry = added[slot] % RING, added[slot] % RETRIES
-    sketch = _of(_i2(table[_RING_SKETCH] + slot * (2 * SKETCH * RING)), (SKETCH, RING))
-    hashes = _of(_u2(table[_RING_BLOCKS] + slot * (2 * BLOCKS * RING)), (BLOCKS, RING))
+    sketch = _i2(table[_RING_SKETCH] + slot * (2 * SKETCH * RING), (SKETCH, RING))
+    hashes = _u2(table[_RING_BLOCKS] + slot * (2 * BLOCKS * RING), (BLOCKS, RING))
     for i in range(SKETCH):
         sketch[i, place] = np.int16(position[i])
     for b in range(BLOCKS):
         hashes[b, place] = blocks[b]
-    _of(_u8(table[_RING_CONTENT] + slot * (8 * RETRIES)), RETRIES)[retry] = content
-    _of(_u1(table[_RING_FRESH] + slot * RING), RING)[place] = np.uint8(1)
+    _u8(table[_RING_CONTENT] + slot * (8 * RETRIES), RETRIES)[retry] = content
+    _u1(table[_RING_FRESH] + slot * RING, RING)[place] = np.uint8(1)
     added[slot] += 1
 
 
@@ -464,8 +496,8 @@ def _enter(table: Whole, slot: int, content: Any, position: Floats, blocks: Any)
 
 @_jit
 def _recover(table: Whole, record: int, index: int, recovery: float, now: float) -> None:
-    levels = _of(_f8(table[record + _R_LEVELS] + index * (8 * EVIDENCE)), EVIDENCE)
-    seen = _of(_f8(table[record + _R_SEEN] + index * 8), 1)
+    levels = _f8(table[record + _R_LEVELS] + index * (8 * EVIDENCE), EVIDENCE)
+    seen = _f8(table[record + _R_SEEN] + index * 8, 1)
     fall = max(now - seen[0], 0.0) * recovery
     for family in range(EVIDENCE):
         levels[family] = max(levels[family] - fall, 0.0)
@@ -473,12 +505,12 @@ def _recover(table: Whole, record: int, index: int, recovery: float, now: float)
 
 
 @_jit
-def _excess(table: Whole, record: int, index: int, family: int) -> float:
+def _excess(table: Whole, record: int, index: int, family: int) -> Any:
     """Nats above the threshold of a family."""
     scope = 0 if record == _CLIENTS else 2 if index == ENDPOINT else 1
-    volume = _of(_f8(table[record + _R_SUMS] + index * (8 * (FEATURES + 1))), FEATURES + 1)
-    budget = _of(_f8(table[_BUDGETS]), 3 * EVIDENCE)[scope * EVIDENCE + family]
-    level = _of(_f8(table[record + _R_LEVELS] + index * (8 * EVIDENCE)), EVIDENCE)[family]
+    volume = _f8(table[record + _R_SUMS] + index * (8 * (FEATURES + 1)), FEATURES + 1)
+    budget = _f8(table[_BUDGETS], 3 * EVIDENCE)[scope * EVIDENCE + family]
+    level = _f8(table[record + _R_LEVELS] + index * (8 * EVIDENCE), EVIDENCE)[family]
     return level - _threshold(volume[FEATURES], budget)
 
 
@@ -486,9 +518,9 @@ def _excess(table: Whole, record: int, index: int, family: int) -> float:
 def _add(table: Whole, record: int, index: int, family: int, increment: float) -> None:
     increment = min(increment, HEADROOM - _excess(table, record, index, family))
     at = index * EVIDENCE + family
-    levels = _of(_f8(table[record + _R_LEVELS]), at + 1)
-    totals = _of(_f8(table[record + _R_TOTALS]), at + 1)
-    peaks = _of(_f8(table[record + _R_PEAKS]), at + 1)
+    levels = _f8(table[record + _R_LEVELS], at + 1)
+    totals = _f8(table[record + _R_TOTALS], at + 1)
+    peaks = _f8(table[record + _R_PEAKS], at + 1)
     levels[at] = max(levels[at] + increment, 0.0)
     totals[at] += increment
     peaks[at] = max(peaks[at] + increment, 0.0)
@@ -502,16 +534,16 @@ def _charge(
     """Adds a query to the record of a client, a subnet or the endpoint; the p-value of its
     discrepancy."""
     at = index * (8 * (FEATURES + 1))
-    sums = _of(_f8(table[record + _R_SUMS] + at), FEATURES + 1)
-    pending = _of(_f8(table[record + _R_PENDING] + at), FEATURES + 1)
+    sums = _f8(table[record + _R_SUMS] + at, FEATURES + 1)
+    pending = _f8(table[record + _R_PENDING] + at, FEATURES + 1)
     length, product = PRIOR * FEATURES, 0.0
     for f in range(FEATURES):
         length += sums[f] * sums[f]
         product += sums[f] * features[f]
     level = _level(table, DISCREPANCY, regime, product / math.sqrt(length))
     count = STATISTICS * table[_LEVELS]
-    bets[DISCREPANCY] = _of(_f8(table[_BETS]), count)[level] if level >= 0 else EXPONENT
-    mix = _of(_f8(table[_MIX]), (3, STATISTICS))
+    bets[DISCREPANCY] = _f8(table[_BETS], count)[level] if level >= 0 else EXPONENT
+    mix = _f8(table[_MIX], (3, STATISTICS))
     extraction = _increment(mix[EXTRACTION], bets, STAKE)
     _add(table, record, index, PROBING, probing)
     _add(table, record, index, EXTRACTION, extraction)
@@ -520,27 +552,27 @@ def _charge(
         pending[f] += features[f]
     sums[FEATURES] += 1.0
     pending[FEATURES] += 1.0
-    marks = _of(_u1(table[record + _R_MARKS] + index * CELLS), CELLS)
+    marks = _u1(table[record + _R_MARKS] + index * CELLS, CELLS)
     if marks[cell] == 0:
-        marks[cell] = np.uint8(1)
-        coverage = _of(_f8(table[record + _R_COVERAGE]), index + 1)
-        coverage[index] += _of(_f8(table[_MASS]), cell + 1)[cell]
-    return _of(_f8(table[_TAILS]), count)[level] if level >= 0 else 1.0
+        marks[cell] = np.uint8(MARKED)
+        coverage = _f8(table[record + _R_COVERAGE], index + 1)
+        coverage[index] += _f8(table[_MASS], cell + 1)[cell]
+    return _f8(table[_TAILS], count)[level] if level >= 0 else 1.0
 
 
 @_jit
 def _lineage_threshold(table: Whole, numbers: Floats) -> float:
     at = table[_GROUPS + _R_SUMS] + ENDPOINT * (8 * (FEATURES + 1))
-    tracked = max(_of(_i8(table[_TRACKED]), 1)[0], 1)
-    volume = _of(_f8(at), FEATURES + 1)[FEATURES] / tracked
+    tracked = max(_i8(table[_TRACKED], 1)[0], 1)
+    volume = _f8(at, FEATURES + 1)[FEATURES] / tracked
     return _threshold(volume, numbers[_LINEAGE_BUDGET])
 
 
 @_jit
 def _found(table: Whole, ident: Any, now: float) -> int:
     count = table[_LINEAGES]
-    ids = _of(_u8(table[_IDS]), count)
-    levels, seen = _of(_f8(table[_LINEAGE_LEVELS]), count), _of(_f8(table[_LINEAGE_SEEN]), count)
+    ids = _u8(table[_IDS], count)
+    levels, seen = _f8(table[_LINEAGE_LEVELS], count), _f8(table[_LINEAGE_SEEN], count)
     index, oldest = -1, np.inf
     for k in range(count):
         if ids[k] == ident:
@@ -548,14 +580,15 @@ def _found(table: Whole, ident: Any, now: float) -> int:
         if levels[k] <= NEGLIGIBLE and (index < 0 or seen[k] < oldest):
             index, oldest = k, seen[k]
     if index < 0:
-        _of(_i8(table[_REFUSED]), 1)[0] += 1
+        _i8(table[_REFUSED], 1)[0] += 1
         return -1
     ids[index] = ident
     levels[index] = 0.0
-    _of(_f8(table[_LINEAGE_TOTALS]), count)[index] = 0.0
-    _of(_f8(table[_LINEAGE_PEAKS]), count)[index] = 0.0
+    _f8(table[_LINEAGE_TOTALS], count)[index] = 0.0
+    _f8(table[_LINEAGE_PEAKS], count)[index] = 0.0
+    _f8(table[_LINEAGE_BASES], count)[index] = 0.0
     seen[index] = now
-    _of(_u1(table[_DIRTY]), count)[index] = np.uint8(0)
+    _u1(table[_DIRTY], count)[index] = np.uint8(0)
     return index
 
 
@@ -567,16 +600,16 @@ def _descend(
     """The slot of the lineage that the query carries on, or -1."""
     half, count = table[_HALF], table[_LINEAGES]
     size = 2 * half
-    lineage = _of(_u8(table[_SHARED_LINEAGE]), size)
-    slots = _of(_i4(table[_SHARED_SLOT]), size)
-    contents = _of(_u8(table[_SHARED_CONTENT]), size)
-    ids = _of(_u8(table[_IDS]), count)
-    mix = _of(_f8(table[_MIX]), (3, STATISTICS))[LINEAGE]
+    lineage = _u8(table[_SHARED_LINEAGE], size)
+    slots = _i4(table[_SHARED_SLOT], size)
+    contents = _u8(table[_SHARED_CONTENT], size)
+    ids = _u8(table[_IDS], count)
+    mix = _f8(table[_MIX], (3, STATISTICS))[LINEAGE]
     bet = 0.0
     for i in range(STATISTICS):
         bet += mix[i] * bets[i]
     descends = bet > 1.0 and neighbour < size
-    index = -1
+    index: Any = -1
     if neighbour < size:
         index = np.int64(slots[neighbour])
         if lineage[neighbour] == 0 or ids[index] != lineage[neighbour]:
@@ -585,9 +618,9 @@ def _descend(
                 lineage[neighbour] = ids[index]
                 slots[neighbour] = np.int32(index)
     if index >= 0:
-        levels, seen = _of(_f8(table[_LINEAGE_LEVELS]), count), _of(_f8(table[_LINEAGE_SEEN]), count)
-        totals = _of(_f8(table[_LINEAGE_TOTALS]), count)
-        peaks = _of(_f8(table[_LINEAGE_PEAKS]), count)
+        levels, seen = _f8(table[_LINEAGE_LEVELS], count), _f8(table[_LINEAGE_SEEN], count)
+        totals = _f8(table[_LINEAGE_TOTALS], count)
+        peaks = _f8(table[_LINEAGE_PEAKS], count)
         level = max(levels[index] - max(now - seen[index], 0.0) * numbers[_RECOVERY], 0.0)
         seen[index] = now
         increment = math.log(1.0 - LINEAGE_STAKE + LINEAGE_STAKE * bet)
@@ -595,13 +628,13 @@ def _descend(
         levels[index] = max(level + increment, 0.0)
         totals[index] += increment
         peaks[index] = max(peaks[index] + increment, 0.0)
-        _of(_u1(table[_DIRTY]), count)[index] = np.uint8(1)
+        _u1(table[_DIRTY], count)[index] = np.uint8(1)
     inherits = descends and index >= 0
     kept = 1 if inherits or content % np.uint64(SAMPLED) == 0 else 0
-    added = _of(_i8(table[_SHARED_ADDED]), 2)
+    added = _i8(table[_SHARED_ADDED], 2)
     place = kept * half + added[kept] % half
-    sketch = _of(_i2(table[_SHARED_SKETCH]), (SKETCH, size))
-    hashes = _of(_u2(table[_SHARED_BLOCKS]), (BLOCKS, size))
+    sketch = _i2(table[_SHARED_SKETCH], (SKETCH, size))
+    hashes = _u2(table[_SHARED_BLOCKS], (BLOCKS, size))
     for i in range(SKETCH):
         sketch[i, place] = np.int16(position[i])
     for b in range(BLOCKS):
@@ -609,7 +642,7 @@ def _descend(
     contents[place] = content
     lineage[place] = ids[index] if inherits else np.uint64(0)
     slots[place] = np.int32(max(index, 0))
-    _of(_u1(table[_SHARED_FRESH]), size)[place] = np.uint8(1)
+    _u1(table[_SHARED_FRESH], size)[place] = np.uint8(1)
     added[kept] += 1
     return index if inherits else -1
 
@@ -624,23 +657,23 @@ def _most(table: Whole, numbers: Floats, slot: int, group: int, lineage: int) ->
         if group >= 0:
             most = max(most, _excess(table, _GROUPS, group, family))
     if lineage >= 0:
-        level = _of(_f8(table[_LINEAGE_LEVELS]), lineage + 1)[lineage]
+        level = _f8(table[_LINEAGE_LEVELS], lineage + 1)[lineage]
         most = max(most, level - _lineage_threshold(table, numbers))
     return most
 
 
 def _step(
-    table: Whole, numbers: Floats, scratch: Floats, slot: int, group: int, rows: Singles,
-    p_value: float, now: float,
-) -> float:  # fmt: skip
+    table: Whole, numbers: Floats, slot: int, group: int, rows: Singles, p_value: float, now: float
+) -> float:
     if slot < 0:
         return STAMP
-    told, p_values = _of(_i8(table[_TOLD]), 2), _of(_f8(table[_P_VALUES]), STATISTICS)
+    told, p_values = _i8(table[_TOLD], 2), _f8(table[_P_VALUES], STATISTICS)
     told[0], told[1] = 0, -1
     for i in range(STATISTICS):
         p_values[i] = 1.0
-    sums = np.empty(BLOCKS, dtype=np.uint64)
-    components, position = np.empty(table[_RANK]), np.empty(SKETCH)
+    sums = _u8(table[_SUMS], BLOCKS)
+    components = _f8(table[_COMPONENTS], table[_RANK])
+    position = _f8(table[_POSITION], SKETCH)
     content, norm = _components(rows[0], table, sums, components)
     residue = _place(table, numbers, norm, components, position)
     if not math.isfinite(residue):
@@ -650,54 +683,58 @@ def _step(
     _recover(table, _GROUPS, ENDPOINT, recovery, now)
     if group >= 0:
         _recover(table, _GROUPS, group, recovery, now)
-    retries = _of(_u8(table[_RING_CONTENT] + slot * (8 * RETRIES)), RETRIES)
+    retries = _u8(table[_RING_CONTENT] + slot * (8 * RETRIES), RETRIES)
     known = False
     for k in range(RETRIES):
         known |= retries[k] == content
     if known:
         return _most(table, numbers, slot, group, -1)
     told[0] = 1
-    blocks = np.empty(BLOCKS, dtype=np.uint16)
+    blocks = _u2(table[_HASHES], BLOCKS)
+    modes, weighed = _i4(table[_MODES], BLOCKS), _i4(table[_WEIGHED], BLOCKS)
+    weights = _i4(table[_BLOCK_WEIGHTS], (2, BLOCKS))
     for b in range(BLOCKS):
         blocks[b] = np.uint16(sums[b] >> np.uint64(48))
+        weighed[b] = weights[0, b] if np.int32(blocks[b]) == modes[b] else weights[1, b]
     classes = table[_CLASSES]
-    centroids = _of(_f8(table[_CENTROIDS]), (classes, SKETCH))
-    norms = _of(_f8(table[_CENTROID_NORMS]), classes)
+    centroids = _f8(table[_CENTROIDS], (classes, SKETCH))
+    norms = _f8(table[_CENTROID_NORMS], classes)
     regime = _closest(centroids, norms, position, 0, classes)
-    starts = _of(_i4(table[_CELL_STARTS]), classes + 1)
+    starts = _i4(table[_CELL_STARTS], classes + 1)
     cells = starts[classes]
     cell = _closest(
-        _of(_f8(table[_CELLS]), (cells, SKETCH)), _of(_f8(table[_CELL_NORMS]), cells),
+        _f8(table[_CELLS], (cells, SKETCH)), _f8(table[_CELL_NORMS], cells),
         position, starts[regime], starts[regime + 1],
     )  # fmt: skip
-    features = np.empty(FEATURES)
+    features = _f8(table[_FOURIER], FEATURES)
     _features(table, position, regime, features)
 
-    values = np.full(STATISTICS, -np.inf)
+    values, bets = _f8(table[_VALUES], STATISTICS), _f8(table[_E_VALUES], STATISTICS)
+    for i in range(STATISTICS):
+        values[i], bets[i] = -np.inf, 1.0
     values[RESIDUE] = residue
     if table[_HAS_OUTLIER] and p_value == p_value:  # noqa: PLR0124 - not NaN
         values[OUTLIER] = -math.log(p_value)
-    _against_ring(table, slot, position, blocks, scratch, values)
-    neighbour = _against_all(table, content, position, blocks, scratch, values)
+    _against_ring(table, slot, position, blocks, weighed, values)
+    neighbour = _against_all(table, content, position, blocks, weighed, values)
     levels = STATISTICS * table[_LEVELS]
-    e_values, tails = _of(_f8(table[_BETS]), levels), _of(_f8(table[_TAILS]), levels)
-    bets = np.ones(STATISTICS)
+    e_values, tails = _f8(table[_BETS], levels), _f8(table[_TAILS], levels)
     for i in range(STATISTICS):
         if values[i] > -np.inf:
             level = _level(table, i, regime, values[i])
             bets[i] = e_values[level] if level >= 0 else EXPONENT
             p_values[i] = tails[level] if level >= 0 else 1.0
-    probing = _increment(_of(_f8(table[_MIX]), (3, STATISTICS))[PROBING], bets, STAKE)
-    p_values[DISCREPANCY] = _charge(
-        table, _CLIENTS, slot, regime, cell, features, bets, probing
-    )
-    _charge(table, _GROUPS, ENDPOINT, regime, cell, features, bets, probing)
-    if group >= 0:
-        _charge(table, _GROUPS, group, regime, cell, features, bets, probing)
+    probing = _increment(_f8(table[_MIX], (3, STATISTICS))[PROBING], bets, STAKE)
+    alarms = False
+    for family in range(EVIDENCE):
+        alarms |= _excess(table, _CLIENTS, slot, family) >= 0
+    p_values[DISCREPANCY] = _charge(table, _CLIENTS, slot, regime, cell, features, bets, probing)
+    if not alarms:  # a client that alarms is dealt with itself
+        _charge(table, _GROUPS, ENDPOINT, regime, cell, features, bets, probing)
+        if group >= 0:
+            _charge(table, _GROUPS, group, regime, cell, features, bets, probing)
     if neighbour >= 0:
-        told[1] = _descend(
-            table, numbers, neighbour, content, position, blocks, bets, now
-        )
+        told[1] = _descend(table, numbers, neighbour, content, position, blocks, bets, now)
     _enter(table, slot, content, position, blocks)
     return _most(table, numbers, slot, group, told[1])
 
@@ -709,11 +746,10 @@ def bind(arena: numpy_step.Arena) -> Step:
     """:func:`detectors.patterns.reference.step` on this arena: (slot, group, row, p-value, now)."""
     arrays: list[npt.NDArray[Any]] = []
     table, numbers = _table(arena, arrays)
-    scratch = np.empty(max(2 * RING, 2 * arena.shared.half))
     step = load()
 
     def bound(slot: int, group: int, row: Rows, p_value: float, now: float) -> float:
-        return step(table, numbers, scratch, slot, group, row, p_value, now)
+        return step(table, numbers, slot, group, row, p_value, now)
 
     bound.__dict__["arrays"] = (*arrays, arena)  # whose addresses are in the table
     return bound
@@ -725,31 +761,48 @@ def _table(arena: numpy_step.Arena, arrays: list[npt.NDArray[Any]]) -> tuple[Who
     block_of = np.empty(model.features, dtype=np.int32)
     ends = np.append(model.starts[1:], model.features)
     block_of[model.order] = np.repeat(np.arange(model.starts.size), ends - model.starts)
-    weights = np.zeros(BLOCKS, dtype=np.int32)
-    weights[: model.starts.size] = np.rint(model.block_weights * UNIT)
+    modes = np.full(BLOCKS, -1, dtype=np.int32)
+    modes[: model.starts.size] = model.modes
+    weights = np.zeros((2, BLOCKS), dtype=np.int32)
+    weights[:, : model.starts.size] = np.rint(model.block_weights * UNIT)
     arrays += [
         model.basis, model.centre, model.squares, model.cross, model.weights, model.sketch,
-        block_of, model.keys, weights, model.centroids, (model.centroids**2).sum(axis=1),
+        block_of, model.keys, modes, weights, model.centroids, (model.centroids**2).sum(axis=1),
         model.offsets, model.knots, model.tails, model.bets, model.frequencies, model.phases,
         model.means, model.scales, model.cells, (model.cells**2).sum(axis=1), model.cell_starts,
         model.mass, rings.sketch.transpose(0, 2, 1), rings.blocks.transpose(0, 2, 1),
         rings.content, rings.added, rings.fresh, shared.sketch.T, shared.blocks.T, shared.content,
         shared.lineage, shared.slot, shared.added, shared.fresh,
     ]  # fmt: skip
-    later = [
-        lineages.ids, lineages.levels, lineages.totals, lineages.peaks, lineages.seen,
-        lineages.dirty, lineages.refused, arena.mix, arena.budgets, arena.tracked, arena.p_values,
-        arena.told, *_fields(arena.clients), *_fields(arena.groups),
-    ]  # fmt: skip
     sizes = [
         model.features, len(model.centre), model.signal, model.starts.size, model.classes,
         model.knots.shape[1], int(bool(model.has_outlier)), shared.half,
     ]  # fmt: skip
     first = [_address(array) for array in arrays]
+    later: list[npt.NDArray[Any]] = [
+        lineages.ids, lineages.levels, lineages.totals, lineages.peaks, lineages.bases,
+        lineages.seen, lineages.dirty, lineages.refused, arena.mix, arena.budgets, arena.tracked,
+        arena.p_values, arena.told,
+    ]  # fmt: skip
+    later += _scratch(len(model.centre), max(2 * shared.half, RING))
+    later += [*_fields(arena.clients), *_fields(arena.groups)]
     arrays += later
     rest = [lineages.ids.size, *(_address(array) for array in later)]
     numbers = np.array([model.norm, model.rest, arena.recovery, arena.lineage_budget])
     return np.array(sizes + first + rest, dtype=np.int64), numbers
+
+
+def _scratch(rank: int, entries: int) -> list[npt.NDArray[Any]]:
+    """What one query is computed in."""
+    doubles = (rank, SKETCH, FEATURES, STATISTICS, STATISTICS, entries, RING, SKETCH)
+    return [
+        *(np.empty(size) for size in doubles),
+        np.empty(BLOCKS, dtype=np.uint64),
+        np.empty(BLOCKS, dtype=np.uint16),
+        np.empty(BLOCKS, dtype=np.int32),
+        np.empty(entries, dtype=np.int32),
+        np.empty(ANCHORS, dtype=np.int64),
+    ]
 
 
 def _fields(records: Records) -> tuple[npt.NDArray[Any], ...]:
@@ -779,7 +832,7 @@ def load() -> Callable[..., float]:
         return _compile(cached=False)
     table, numbers = np.zeros(1, dtype=np.int64), np.zeros(1)
     row = np.zeros((1, 1), dtype=np.float32)
-    if step(table, numbers, numbers, -1, -1, row, 0.0, 0.0) == STAMP:
+    if step(table, numbers, -1, -1, row, 0.0, 0.0) == STAMP:
         return step
     return _compile(cached=False)
 
@@ -788,13 +841,9 @@ def _compile(*, cached: bool) -> Callable[..., float]:
     def array(kind: Any, rank: int, *, readonly: bool = False) -> Any:
         return types.Array(kind, rank, "C", readonly=readonly)
 
-    signatures = [
-        types.float64(
-            array(types.int64, 1), array(types.float64, 1), array(types.float64, 1),
-            types.int64, types.int64, array(types.float32, 2, readonly=readonly),
-            types.float64, types.float64,
-        )
-        for readonly in (False, True)
-    ]  # fmt: skip
-    jit = numba.njit(signatures, nogil=True, error_model="numpy", cache=cached)
+    signature = types.float64(
+        array(types.int64, 1), array(types.float64, 1), types.int64, types.int64,
+        array(types.float32, 2, readonly=True), types.float64, types.float64,
+    )  # fmt: skip
+    jit = numba.njit(signature, cache=cached, **_OPTIONS)
     return cast(Callable[..., float], jit(_step))

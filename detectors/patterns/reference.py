@@ -11,7 +11,7 @@ import numpy.typing as npt
 from detectors.arrays import Floats
 from detectors.base import Rows
 from detectors.patterns import discrepancy, evidence, space, statistics
-from detectors.patterns.arena import Lineages, Records, Rings, Shared, add
+from detectors.patterns.arena import MARKED, Lineages, Records, Rings, Shared, add
 from detectors.patterns.layout import (
     EXTRACTION,
     FEATURES,
@@ -140,11 +140,15 @@ def step(arena: Arena, slot: int, group: int, row: Rows, p_value: float, now: fl
     values[RESIDUE] = place.residue[0]
     if model.has_outlier and p_value == p_value:  # noqa: PLR0124 - not NaN
         values[OUTLIER] = -np.log(p_value)
-    against_ring(arena.rings, slot, model.block_weights, query, values)
-    neighbour = against_all(arena.shared, model.block_weights, query, values)
-    concerned = [(arena.clients, slot), (arena.groups, ENDPOINT)]
-    if group != NO_GROUP:
-        concerned.append((arena.groups, group))
+    weights = model.weights_of(query.blocks)
+    against_ring(arena.rings, slot, weights, query, values)
+    neighbour = against_all(arena.shared, weights, query, values)
+    concerned = [(arena.clients, slot)]
+    if float(excesses(arena, arena.clients, slot).max()) < 0:
+        # A client that alarms is dealt with itself: its neighbours do not answer for it.
+        concerned.append((arena.groups, ENDPOINT))
+        if group != NO_GROUP:
+            concerned.append((arena.groups, group))
     bets = evidence.bets(model, values, regime, arena.p_values)
     probing = evidence.increment(arena.mix[PROBING], bets, evidence.STAKE)
     for records, index in concerned:
@@ -239,7 +243,7 @@ def enter(rings: Rings, slot: int, query: Query, fresh: int = 1) -> None:
 def visit(records: Records, index: int, model: PatternModel, cell: int) -> None:
     """Marks a cell of the honest space as visited."""
     if not records.marks[index, cell]:
-        records.marks[index, cell] = 1
+        records.marks[index, cell] = MARKED
         records.coverage[index] += model.mass[cell]
 
 
@@ -336,7 +340,8 @@ def found(lineages: Lineages, ident: np.uint64, now: float) -> int:
         return -1
     index = int(np.argmin(np.where(idle, lineages.seen, np.inf)))
     lineages.ids[index] = ident
-    lineages.levels[index] = lineages.totals[index] = lineages.peaks[index] = 0.0
+    for array in (lineages.levels, lineages.totals, lineages.peaks, lineages.bases):
+        array[index] = 0.0
     lineages.seen[index] = now
     lineages.dirty[index] = 0
     return index

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias
+from itertools import islice
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -14,21 +16,25 @@ from detectors.base import Rows
 from detectors.patterns import evidence, exchanging, reference
 from detectors.patterns.arena import Records, bytes_of
 from detectors.patterns.base import Alarm, Family, Scope, Standing
-from detectors.patterns.exchange import Delta, Merged
-from detectors.patterns.layout import EXTRACTION, FEATURES, PROBING
+from detectors.patterns.exchange import Delta, Layout, Merged
+from detectors.patterns.layout import ENTRY, EXTRACTION, FEATURES, PROBING, RING, SHARED
 from detectors.patterns.model import STATISTICS, PatternModel
 from detectors.patterns.profiles import PROFILES
 from detectors.patterns.reference import ENDPOINT, JOINED, NO_GROUP, Arena
 from detectors.patterns.slots import Slots
-from detectors.scorer import ScoreFault
+from detectors.scorer import ENGINE_VARIABLE, Engine, ScoreFault
 
-Engine: TypeAlias = Literal["auto", "numpy", "native"]
+Step: TypeAlias = Callable[[int, int, Rows, float, float], float]
 
 OVERFLOW: Final = 0
 """The slot of clients that found no room."""
 FAMILIES: Final = ((Family.PROBING, PROBING), (Family.EXTRACTION, EXTRACTION))
+CONTRIBUTION: Final = 2.0
+"""Nats of its own that make a client answer for what its subnet or endpoint is suspected of."""
 CLIENTS_A_SUBNET: Final = 4
 """A quarter as many subnets as clients are kept apart."""
+ASKED_AGAIN: Final = 20
+"""Exchanges for which a key without news is asked after."""
 MOST_LEFT: Final = 1024
 """Evicted clients whose pending evidence waits to be handed over."""
 
@@ -92,9 +98,21 @@ class PatternTracker:
         self._step: Final = _engine(self._arena, engine)
         self._dirty: Final[dict[str, None]] = {}
         self._left: Final[dict[str, Delta]] = {}
-        self._fresh = False
+        self._recent: Final[dict[str, int]] = {}
+        self._drains = 0
         self._shared_cursor = 0
         self._shared_epoch = 0
+
+    @property
+    def layout(self) -> Layout:
+        """How what is exchanged is laid out."""
+        return Layout(
+            ENTRY.itemsize,
+            RING,
+            SHARED,
+            recovery=self._arena.recovery * 3600.0,
+            retention=self._retention,
+        )
 
     def observe(
         self, client: str, subnet: str, rows: Rows, p_values: Floats | None, now: float
@@ -126,11 +144,14 @@ class PatternTracker:
         return self._alarms(client, slot, subnet, group, lineages)
 
     def drain(self, most: int) -> list[Delta]:
-        """See :class:`detectors.patterns.base.Tracker`."""
+        """See :class:`detectors.patterns.base.Tracker`.
+
+        After what has news come the keys that had some lately, as empty questions: what other
+        replicas learnt of them comes back too.
+        """
         arena = self._arena
         deltas: list[Delta] = []
-        if most >= 2 and self._fresh:
-            self._fresh = False
+        if most >= 2:
             deltas = [
                 exchanging.take_record(arena.groups, ENDPOINT, "endpoint"),
                 Delta(
@@ -142,12 +163,20 @@ class PatternTracker:
             ]
         lineages = np.flatnonzero(arena.lineages.dirty)[: max((most - len(deltas)) // 2, 0)]
         deltas += [exchanging.take_lineage(arena.lineages, int(slot)) for slot in lineages]
-        left = list(self._left)[: max(most - len(deltas), 0)]
+        left = list(islice(self._left, max(most - len(deltas), 0)))
         deltas += [self._left.pop(key) for key in left]
-        waiting = [key for key in self._dirty if key not in left][: max(most - len(deltas), 0)]
-        for key in waiting:
-            del self._dirty[key]
-            deltas.append(self._take(key))
+        self._drains += 1
+        told = set(left)
+        for waiting in (self._dirty, self._recent):
+            room = max(most - len(deltas), 0)
+            for key in [key for key in islice(waiting, room + len(left)) if key not in told][:room]:
+                last = self._recent.pop(key, 0) if waiting is self._recent else self._drains
+                waiting.pop(key, None)
+                if self._drains - last < ASKED_AGAIN:
+                    self._recent.pop(key, None)
+                    self._recent[key] = last
+                    told.add(key)
+                    deltas.append(self._take(key))
         return deltas
 
     def merge(self, merged: Sequence[Merged]) -> None:
@@ -182,6 +211,7 @@ class PatternTracker:
         """See :class:`detectors.patterns.base.Tracker`."""
         self._left.pop("client:" + client, None)
         self._dirty.pop("client:" + client, None)
+        self._recent.pop("client:" + client, None)
         slot = self._clients.find(client)
         if slot:
             exchanging.forgive(self._arena.clients, slot, self._arena.rings)
@@ -212,7 +242,7 @@ class PatternTracker:
             "subnets": len(self._subnets),
             "lineages": int((arena.lineages.ids != 0).sum()),
             "evictions": self._clients.evictions + self._subnets.evictions,
-            "overflowed": self._clients.refusals + self._subnets.refusals,
+            "overflow": self._clients.refusals + self._subnets.refusals,
             "lineages_refused": int(arena.lineages.refused[0]),
             "pending": len(self._dirty) + len(self._left),
             "client_bytes": bytes_of(arena.clients, arena.rings) // arena.clients.slots,
@@ -236,11 +266,9 @@ class PatternTracker:
                 arena.clients.born[slot] = arena.clients.seen[slot] = now
             arena.tracked[0] = max(len(self._clients), 1)
         elif now - arena.clients.born[slot] >= self._retention:
-            exchanging.forgive(arena.clients, slot, arena.rings)
-            arena.clients.born[slot] = now
+            exchanging.begin_day(arena.clients, slot, now)
         if slot:
             self._dirty["client:" + client] = None
-        self._fresh = True
         return slot
 
     def _subnet_slot(self, subnet: str, now: float) -> int:
@@ -253,8 +281,7 @@ class PatternTracker:
             groups.clear(slot)
             groups.born[slot] = groups.seen[slot] = now
         elif now - groups.born[slot] >= self._retention:
-            exchanging.forgive(groups, slot)
-            groups.born[slot] = now
+            exchanging.begin_day(groups, slot, now)
         self._dirty["subnet:" + subnet] = None
         return slot
 
@@ -272,6 +299,7 @@ class PatternTracker:
         self._leave("subnet:" + self._subnets.names[slot])
 
     def _leave(self, key: str) -> None:
+        self._recent.pop(key, None)
         if key in self._dirty:
             del self._dirty[key]
             later = self._take(key)
@@ -303,7 +331,8 @@ class PatternTracker:
             distinct = float(records.sums[index, FEATURES])
             above = reference.excesses(arena, records, index)
             for family, position in FAMILIES:
-                if above[position] >= 0:
+                own = float(arena.clients.levels[slot, position])
+                if above[position] >= 0 and (scope is Scope.CLIENT or own >= CONTRIBUTION):
                     level = float(records.levels[index, position])
                     limit = level - float(above[position])
                     told = detail | {"distinct": distinct}
@@ -349,7 +378,16 @@ def unseen(coverage: float) -> float:
     return -math.log(max(1.0 - coverage, 1e-9))
 
 
-def _engine(arena: Arena, engine: Engine) -> Callable[[int, int, Rows, float, float], float]:
-    if engine not in {"auto", "numpy", "native"}:
-        raise ValueError(f"unknown engine {engine!r}")
+def _engine(arena: Arena, engine: Engine) -> Step:
+    wanted = os.environ.get(ENGINE_VARIABLE, "auto") if engine == "auto" else engine
+    if wanted not in {"auto", "numpy", "native"}:
+        raise ValueError(f"{ENGINE_VARIABLE} must be auto, numpy or native, not {wanted!r}")
+    if wanted != "numpy":
+        try:
+            from detectors.patterns import native  # noqa: PLC0415 - an extra, and slow to import
+        except ImportError:
+            if wanted == "native":
+                raise
+        else:
+            return native.bind(arena)
     return partial(reference.step, arena)

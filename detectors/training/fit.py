@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.arrays import Floats, Singles
 from detectors.bundle import FittedPatterns, load_bundle, save_bundle
@@ -19,9 +20,9 @@ from detectors.manifest import RowsEntry, TrainingEntry
 from detectors.outlier import REGISTRY
 from detectors.scorer import Engine, Scorer, detector_scores, merged_scores
 from detectors.training import estimators
-from detectors.training.patterns import fit_patterns
+from detectors.training.patterns import PatternRowsError, fit_patterns, rows_needed
 from detectors.training.readers import DataError, Table
-from detectors.training.splits import distinct, split
+from detectors.training.splits import MIN_MERGE, MIN_TRAIN, distinct, split
 from detectors.training.tails import fit_tail
 
 DEFAULT_DETECTORS: Final = ("mahalanobis", "isolation_forest", "gmm", "one_class_svm")
@@ -62,7 +63,7 @@ def fit(
     alpha: float = 0.001,
     delta: float = 0.05,
     seed: int = 0,
-    classes: dict[str, int] | None = None,
+    labels: npt.NDArray[np.str_] | None = None,
     client_alarm_budget: float | None = None,
     engine: Engine = "auto",
 ) -> Fitted:
@@ -78,7 +79,7 @@ def fit(
         alpha: the false-positive budget, a share of honest rows.
         delta: the risk that it does not hold: 1 - confidence.
         seed: of the split and the estimators.
-        classes: rows for each class label, for the manifest.
+        labels: (n,) classes that the model tells apart, if known.
         client_alarm_budget: the share of honest client-days that may alarm; None: no patterns.
         engine: as for :class:`Scorer`.
 
@@ -98,7 +99,13 @@ def fit(
     if rows.shape[1] > estimators.FEATURE_CAP:
         raise DataError(f"{rows.shape[1]} features: at most {estimators.FEATURE_CAP} are supported")
     kept = distinct(rows)
-    parts = split(len(kept), alpha, delta, seed)
+    least = 0
+    if client_alarm_budget is not None:
+        least = rows_needed(client_alarm_budget)
+        left = len(kept) - MIN_TRAIN - MIN_MERGE
+        if left < least:
+            raise PatternRowsError(max(left, 0), least, client_alarm_budget)
+    parts = split(len(kept), alpha, delta, seed, least=least)
     train, part_a, part_b = (rows[kept[part]] for part in parts[:3])
     constant = estimators.constant_features(train)
     if bool(constant.all()):
@@ -119,12 +126,17 @@ def fit(
         unused=len(parts.unused),
     )
     indices = [int(index) for index in np.flatnonzero(constant)]
-    training = TrainingEntry(seed=seed, rows=used, constant_features=indices, classes=classes)
+    training = TrainingEntry(
+        seed=seed, rows=used, constant_features=indices, classes=_balance(labels)
+    )
     patterns = None
     if client_alarm_budget is not None:
+        own = [None if labels is None else labels[kept[part]] for part in parts]
         model = fit_patterns(
             train,
             part_b,
+            space_labels=own[0],
+            stream_labels=own[2],
             stream_p=_left_out(scorer.calibration, merged),
             seed=_secret_seed(rows[kept], seed),
             budget=client_alarm_budget,
@@ -172,6 +184,14 @@ def microseconds_per_row(scorer: Scorer, rows: Singles, repeats: int = 300) -> f
         scorer.score_row(row)
         times.append(time.perf_counter_ns() - start)
     return float(np.median(times)) / 1000.0
+
+
+def _balance(labels: npt.NDArray[np.str_] | None) -> dict[str, int] | None:
+    """Rows for each class."""
+    if labels is None:
+        return None
+    names, counts = np.unique(labels, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
 def _left_out(calibration: Calibration, merged: Floats) -> Floats:

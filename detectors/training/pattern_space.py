@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from detectors.arrays import Floats, Singles
+from detectors.arrays import Floats, Indices, Singles
 from detectors.patterns import space as served
 from detectors.patterns.layout import BLOCKS, CELLS, FEATURES, SHARED, SKETCH, SKETCH_LIMIT
 from detectors.patterns.model import MAX_CLASSES, MAX_RANK, MAX_SIGNAL, STATISTICS, PatternModel
@@ -24,13 +24,14 @@ VARIANCE_FLOOR: Final = 1e-6
 """Of the largest: features that depend on each other leave no variance to divide by."""
 SKETCH_REACH: Final = 32.0
 """Honest deviations at which a sketch saturates."""
-REGIME_ROWS: Final = 100
+REGIME_ROWS: Final = 40
 SMALLEST_REGIME: Final = 20
 CELL_ROWS: Final = 4
-REGIMES: Final = 10
+REGIMES: Final = 32
 BANDWIDTH: Final = 0.5
 """Of the median distance between honest sketches: the kernel's."""
 WEIGHT_STEP: Final = 1024.0
+RAREST: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,12 @@ class Space:
     Attributes:
         model: its offsets, knots and tails say nothing yet.
         rows: (n, d) float32.
+        labels: (n,) their classes, or None.
     """
 
     model: PatternModel
     rows: Singles
+    labels: npt.NDArray[Any] | None
 
 
 def fit_space(
@@ -84,7 +87,8 @@ def fit_space(
         order=order,
         starts=starts,
         keys=random.integers(0, 1 << 64, features, dtype=np.uint64) | np.uint64(1),
-        block_weights=np.zeros(starts.size),
+        modes=np.zeros(starts.size, dtype=np.int32),
+        block_weights=np.zeros((2, starts.size)),
         centroids=np.zeros((1, SKETCH)),
         offsets=np.zeros((len(STATISTICS), 1)),
         knots=np.full((len(STATISTICS), 1), 1e300),
@@ -100,15 +104,15 @@ def fit_space(
         rows=1,
         has_outlier=0,
     )
-    blocks = served.hashes(model, rows).blocks[:, : starts.size]
-    model = replace(model, block_weights=_block_weights(blocks))
+    modes, block_weights = _block_weights(served.hashes(model, rows).blocks[:, : starts.size])
+    model = replace(model, modes=modes, block_weights=block_weights)
     position = served.sketch(model, rows).sketch
-    model = _regimes(model, position, labels, state)
+    model = _regimes(model, position, state)
     regime = served.nearest(position, model.centroids)
     model = _cells(model, position, regime, state)
     frequencies = random.standard_normal((SKETCH, FEATURES)) / _bandwidth(position, random)
     model = replace(model, frequencies=frequencies)
-    return Space(_moments(model, position, regime), rows)
+    return Space(_moments(model, position, regime), rows, labels)
 
 
 def feature_scales(rows: Floats) -> Floats:
@@ -166,29 +170,29 @@ def _blocks(features: int, random: np.random.Generator) -> tuple[Any, Any]:
     return order.astype(np.int32), edges.astype(np.int32)
 
 
-def _block_weights(blocks: npt.NDArray[np.uint16]) -> Floats:
-    """-log of the chance that two honest rows agree on a block, at most -log 1e-4."""
+def _block_weights(blocks: npt.NDArray[np.uint16]) -> tuple[Indices, Floats]:
+    """The mode of each block, and -log of the chance, at least 1e-4, that another honest row agrees
+    with one that has the mode, and with one that has not."""
     count = len(blocks)
-    chances = []
+    modes, chances = [], []
     for column in blocks.T:
-        _, times = np.unique(column, return_counts=True)
-        chances.append(float((times * (times - 1.0)).sum()) / (count * (count - 1.0)))
-    exact = -np.log(np.maximum(chances, 1e-4))
-    weights: Floats = np.maximum(np.rint(exact * WEIGHT_STEP), 0.0) / WEIGHT_STEP
-    return weights
+        values, times = np.unique(column, return_counts=True)
+        mode = int(np.argmax(times))
+        others = np.delete(times, mode).astype(np.float64)
+        modes.append(int(values[mode]))
+        usual = (times[mode] - 1.0) / (count - 1.0)
+        unusual = (others * (others - 1.0)).sum() / (max(others.sum(), 1.0) * (count - 1.0))
+        chances.append((usual, unusual))
+    exact = -np.log(np.maximum(np.array(chances).T, RAREST))
+    weights = np.maximum(np.rint(exact * WEIGHT_STEP), 0.0) / WEIGHT_STEP
+    return np.array(modes, dtype=np.int32), np.ascontiguousarray(weights)
 
 
-def _regimes(
-    model: PatternModel, position: Floats, labels: npt.NDArray[Any] | None, state: int
-) -> PatternModel:
-    """Centroids of the classes, or of clusters."""
-    centroids: Floats
-    names = np.unique(labels) if labels is not None else np.array([])
-    if labels is not None and 1 < names.size <= MAX_CLASSES:
-        centroids = np.stack([position[labels == name].mean(axis=0) for name in names])
-    else:
-        count = max(1, min(REGIMES, len(position) // REGIME_ROWS))
-        centroids = KMeans(count, n_init=3, random_state=state).fit(position).cluster_centers_
+def _regimes(model: PatternModel, position: Floats, state: int) -> PatternModel:
+    """Centroids of clusters. Not of the classes, which are too coarse: a client that asks about one
+    corner of a class would look like an attack."""
+    count = max(1, min(REGIMES, len(position) // REGIME_ROWS, len(np.unique(position, axis=0))))
+    centroids: Floats = KMeans(count, n_init=2, random_state=state).fit(position).cluster_centers_
     regime = served.nearest(position, centroids)
     counts = np.bincount(regime, minlength=len(centroids))
     kept = np.flatnonzero(counts >= min(SMALLEST_REGIME, int(counts.max())))

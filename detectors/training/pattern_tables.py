@@ -35,6 +35,10 @@ PAIR_FLOOR: Final = 20.0
 """Pair statistics claim no p-value below 1 / (20 rows): streams reuse their rows in new company,
 which tells more than the rows alone, but not without end."""
 SMALLEST_REGIME: Final = 50
+COMPANY_CAP: Final = 3000
+"""Rows that streams are made of: their distances to each other fill a table."""
+SHARED_ROUNDS: Final = 6
+SHARED_ASKED: Final = 1000
 LOW: Final = -1e300
 
 Positions = npt.NDArray[np.int64]
@@ -47,61 +51,50 @@ def calibrate(
     p_values: Floats | None,
     random: np.random.Generator,
 ) -> PatternModel:
-    """The model with its tables, from honest rows that fitted nothing."""
-    model = fitted.model
-    place = space.sketch(model, rows)
-    kinds = labels if labels is not None else place.regime
-    mixed = _mixed(len(rows), random)
-    single = _single(kinds, random)
-    streams = [*mixed, *single]
-    is_single = np.concatenate(
-        [np.full(stream.size, index >= len(mixed)) for index, stream in enumerate(streams)]
-    )
-    query = np.concatenate(streams)
-    tables = _Tables(model, place.regime[query], is_single, len(rows))
+    """The model with its tables, from honest rows that fitted nothing.
 
-    blocks = space.hashes(model, rows).blocks[:, : model.starts.size]
-    squared = _squared(place.sketch, place.sketch)
-    agreement = _agreement(blocks, blocks, model.block_weights)
-    near, equal, segment = (
-        np.concatenate(part)
-        for part in zip(*(_pairs(stream, squared, agreement) for stream in streams), strict=True)
-    )
-    tables.add(NEAR, near, row=False)
-    tables.add(EQUAL, equal, row=False)
-    tables.add(SEGMENT, segment, row=False)
-    tables.add(RESIDUE, place.residue[query], row=True)
+    The rows that the space was fitted on keep them company in the streams, without being judged
+    themselves: a client of one class sends more than the few of it that calibrate.
+    """
+    model, count = fitted.model, len(rows)
+    place = space.sketch(model, rows)
+    company = random.permutation(len(fitted.rows))[: max(COMPANY_CAP - count, 0)]
+    everyone = np.concatenate([rows, fitted.rows[company]])
+    position = np.concatenate([place.sketch, space.sketch(model, fitted.rows[company]).sketch])
+    regime = space.nearest(position, model.centroids)
+    kinds = regime
+    if labels is not None and fitted.labels is not None:
+        kinds = np.concatenate([labels, fitted.labels[company]])
+    blocks = space.hashes(model, everyone).blocks[:, : model.starts.size]
+    squared = _squared(position)
+    agreement = _agreement(blocks, model.weights_of(blocks))
+
+    mixed = _mixed(len(everyone), random)
+    streams = [*mixed, *_alike(position, kinds, regime, random)]
+    alike = [np.full(stream.size, index >= len(mixed)) for index, stream in enumerate(streams)]
+    query = np.concatenate(streams)
+    judged = query < count
+    tables = _Tables(model, regime[query[judged]], np.concatenate(alike)[judged], count)
+    pairs = zip(*(_pairs(stream, squared, agreement) for stream in streams), strict=True)
+    for statistic, part in zip((NEAR, EQUAL, SEGMENT), pairs, strict=True):
+        tables.add(statistic, np.concatenate(part)[judged], row=False)
+    tables.add(RESIDUE, place.residue[query[judged]], row=True)
     if p_values is not None:
-        tables.add(OUTLIER, -np.log(p_values[query]), row=True)
+        tables.add(OUTLIER, -np.log(p_values[query[judged]]), row=True)
     features = space.features(model, place.sketch, place.regime)
-    witnesses = [_witnesses(features[stream]) for stream in streams]
+    witnesses = [_witnesses(features[stream[stream < count]]) for stream in streams]
     tables.add(DISCREPANCY, np.concatenate(witnesses), row=False)
 
-    company = space.sketch(model, fitted.rows).sketch
-    company_blocks = space.hashes(model, fitted.rows).blocks[:, : model.starts.size]
-    company_kinds = space.nearest(company, model.centroids)
-    everyone = np.concatenate([place.sketch, company])
-    everyone_blocks = np.concatenate([blocks, company_blocks])
-    regimes = np.concatenate([place.regime, company_kinds])
-    near, equal, asked, single_asked = _shared(
-        model, place.sketch, blocks, everyone, everyone_blocks, regimes, random
-    )
-    shared = _Tables(model, place.regime[asked], single_asked, len(rows))
-    shared.add(SHARED_NEAR, near, row=False)
-    shared.add(SHARED_EQUAL, equal, row=False)
-    offsets, knots, tails = tables.offsets, tables.knots, tables.tails
-    for index in (SHARED_NEAR, SHARED_EQUAL):
-        offsets[index], knots[index], tails[index] = (
-            shared.offsets[index],
-            shared.knots[index],
-            shared.tails[index],
-        )
+    near, equal, asked, together = _shared(model, squared[:count], agreement[:count], regime, random)
+    tables.regime, tables.alike = regime[asked], together
+    tables.add(SHARED_NEAR, near, row=False)
+    tables.add(SHARED_EQUAL, equal, row=False)
     return replace(
         model,
-        offsets=offsets,
-        knots=knots,
-        tails=tails,
-        rows=len(rows),
+        offsets=tables.offsets,
+        knots=tables.knots,
+        tails=tables.tails,
+        rows=count,
         has_outlier=int(p_values is not None),
     )
 
@@ -113,11 +106,11 @@ class _Tables:
         self,
         model: PatternModel,
         regime: Positions,
-        is_single: npt.NDArray[np.bool_],
+        alike: npt.NDArray[np.bool_],
         rows: int,
     ) -> None:
         self.regime = regime
-        self.is_single = is_single
+        self.alike = alike
         self.rows = rows
         self.offsets = np.zeros((len(STATISTICS), model.classes))
         self.knots = np.full((len(STATISTICS), LEVELS), -LOW)
@@ -126,7 +119,7 @@ class _Tables:
     def add(self, statistic: int, values: Floats, *, row: bool) -> None:
         """Calibrates one statistic on its values at every query; NaN where it has none."""
         valid = np.isfinite(values)
-        single = valid & self.is_single
+        single = valid & self.alike
         common = float(np.quantile(values[single], CLASS_QUANTILE))
         for regime in range(self.offsets.shape[1]):
             inside = values[single & (self.regime == regime)]
@@ -160,30 +153,72 @@ def _mixed(count: int, random: np.random.Generator) -> list[Positions]:
     return [random.permutation(count)[:length] for _ in range(max(1, SAMPLES // length))]
 
 
-def _single(kinds: npt.NDArray[Any], random: np.random.Generator) -> list[Positions]:
-    """Streams of one class each, every class about equally often."""
-    names, counts = np.unique(kinds, return_counts=True)
-    groups = [np.flatnonzero(kinds == name) for name, n in zip(names, counts, strict=True) if n > 8]
+def _alike(
+    position: Floats, labels: npt.NDArray[Any], regime: Positions, random: np.random.Generator
+) -> list[Positions]:
+    """Streams of clients that ask about one kind of thing: one class, one regime, one region of the
+    space, or sessions of one class after the other. About equally many queries of each."""
+    count = len(position)
+    squares = (position * position).sum(axis=1)
+    regions = []
+    for centre in random.permutation(count)[: SAMPLES // 4 // max(count // 4, 1) + 8]:
+        away = squares - 2.0 * (position @ position[centre])
+        regions.append(np.argsort(away)[: max(count // 4, RING)])
+    kinds = (_groups(labels), _groups(regime), regions)
     streams: list[Positions] = []
-    for group in groups:
-        length = min(LENGTH, group.size)
-        for _ in range(max(1, SAMPLES // len(groups) // length)):
-            streams.append(random.permutation(group)[:length])
+    for groups in kinds:
+        share = max(SAMPLES // (len(kinds) + 1) // max(len(groups), 1), 1)
+        for group in groups:
+            length = min(LENGTH, group.size)
+            for _ in range(max(1, share // length)):
+                streams.append(random.permutation(group)[:length])
+    most = min(LENGTH, count)
+    for _ in range(max(1, SAMPLES // (len(kinds) + 1) // most)):
+        streams.append(_sessions(labels, most, random))
     return streams
 
 
-def _squared(left: Floats, right: Floats) -> npt.NDArray[np.float32]:
-    a, b = left.astype(np.float64), right.astype(np.float64)
-    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2.0 * (a @ b.T)
-    return np.maximum(squared, 0.0).astype(np.float32)
+def _groups(names: npt.NDArray[Any]) -> list[Positions]:
+    return [
+        np.flatnonzero(names == name)
+        for name, count in zip(*np.unique(names, return_counts=True), strict=True)
+        if count > 2 * statistics.NEIGHBOUR
+    ]
 
 
-def _agreement(left: Any, right: Any, weights: Floats) -> npt.NDArray[np.float32]:
-    total = np.zeros((len(left), len(right)), dtype=np.float32)
-    for index, weight in enumerate(weights):
-        if weight > 0:
-            same = left[:, index, None] == right[None, :, index]
-            total += same * np.float32(weight)
+def _sessions(
+    labels: npt.NDArray[Any], length: int, random: np.random.Generator
+) -> Positions:
+    """Runs of 5 to 60 queries of one class each, until the rows or the stream are used up."""
+    left = {name: random.permutation(np.flatnonzero(labels == name)) for name in np.unique(labels)}
+    parts: list[Positions] = []
+    while left and sum(part.size for part in parts) < length:
+        name = list(left)[int(random.integers(len(left)))]
+        run = int(random.integers(5, 61))
+        parts.append(left[name][:run])
+        left[name] = left[name][run:]
+        if not left[name].size:
+            del left[name]
+    return np.concatenate(parts)[:length]
+
+
+def _squared(position: Floats) -> Singles:
+    """(n, n) squared distances."""
+    # Steps are whole numbers of up to 2^15: their products need more than a float32 holds.
+    squares = (position * position).sum(axis=1)
+    squared = position @ position.T
+    squared *= -2.0
+    squared += squares[:, None]
+    squared += squares
+    np.maximum(squared, 0.0, out=squared)
+    return squared.astype(np.float32)
+
+
+def _agreement(blocks: npt.NDArray[np.uint16], weights: Floats) -> Singles:
+    """(n, n) summed weights of the blocks in which a row's query finds another equal."""
+    total = np.zeros((len(blocks), len(blocks)), dtype=np.float32)
+    for column, weight in zip(blocks.T, weights.T.astype(np.float32), strict=True):
+        np.add(total, weight[:, None], out=total, where=column[:, None] == column)
     return total
 
 
@@ -215,44 +250,42 @@ def _witnesses(features: Floats) -> Floats:
 
 def _shared(
     model: PatternModel,
-    position: Floats,
-    blocks: Any,
-    everyone: Floats,
-    everyone_blocks: Any,
-    regimes: Positions,
+    squared: Singles,
+    agreement: Singles,
+    regime: Positions,
     random: np.random.Generator,
 ) -> tuple[Floats, Floats, Positions, npt.NDArray[np.bool_]]:
-    """shared_near and shared_equal of each row in mixed company, and in that of its own regime."""
-    squared = _squared(position, everyone)
-    agreement = _agreement(blocks, everyone_blocks, model.block_weights)
-    rows = np.arange(len(position))
-    squared[rows, rows] = np.float32(statistics.FAR)
-    agreement[rows, rows] = 0.0
-    near: list[Floats] = []
-    equal: list[Floats] = []
-    asked: list[Positions] = []
-    single: list[npt.NDArray[np.bool_]] = []
-    size = min(model.shared, len(everyone))
-    for _ in range(6):
-        some = random.permutation(len(everyone))[:size]
-        near.append(statistics.near(squared[:, some].astype(np.float64)))
-        equal.append(statistics.equal(agreement[:, some]).astype(np.float64))
-        asked.append(rows)
-        single.append(np.zeros(rows.size, dtype=np.bool_))
-    for regime in range(model.classes):
-        inside = np.flatnonzero(regimes[: len(position)] == regime)
-        alike = np.flatnonzero(regimes == regime)
-        if inside.size == 0 or alike.size <= statistics.NEIGHBOUR:
-            continue
-        for _ in range(6):
-            some = random.permutation(alike)[: max(size // 2, 4)]
-            near.append(statistics.near(squared[np.ix_(inside, some)].astype(np.float64)))
-            equal.append(statistics.equal(agreement[np.ix_(inside, some)]).astype(np.float64))
-            asked.append(inside)
-            single.append(np.ones(inside.size, dtype=np.bool_))
-    return (
-        np.concatenate(near),
-        np.concatenate(equal),
-        np.concatenate(asked),
-        np.concatenate(single),
-    )
+    """shared_near and shared_equal of the judged rows in mixed company, and in that of their own
+    regime: values, the rows, and whether the company was alike."""
+    count, size = squared.shape[0], model.shared
+    found: list[tuple[Floats, Floats, Positions, npt.NDArray[np.bool_]]] = []
+
+    def judge(asked: Positions, company: Positions, alike: bool) -> None:
+        distance = squared[np.ix_(asked, company)].astype(np.float64)
+        same = agreement[np.ix_(asked, company)].astype(np.float64)
+        itself = asked[:, None] == company
+        distance[itself], same[itself] = statistics.FAR, 0.0
+        found.append(
+            (
+                statistics.near(distance),
+                statistics.equal(same),
+                asked,
+                np.full(asked.size, alike),
+            )
+        )
+
+    # Honest queries with near neighbours are taken for descendants, and those the ring keeps longer.
+    third = np.partition(squared, statistics.NEIGHBOUR, axis=1)[:, statistics.NEIGHBOUR]
+    dense = np.argsort(third)[: max(count // 10, 1)]
+    for _ in range(SHARED_ROUNDS):
+        asked = random.permutation(count)[:SHARED_ASKED]
+        company = random.permutation(regime.size)[:size]
+        kept = random.permutation(dense)[: size // 4]
+        judge(asked, np.union1d(company[kept.size :], kept), False)
+        for kind in range(model.classes):
+            inside = np.flatnonzero(regime[:count] == kind)
+            company = random.permutation(np.flatnonzero(regime == kind))[: size // 2]
+            if inside.size and company.size > statistics.NEIGHBOUR:
+                judge(inside, company, True)
+    near, equal, rows, alike = (np.concatenate(part) for part in zip(*found, strict=True))
+    return near, equal, rows, alike

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +64,8 @@ def read_table(path: Path) -> Table:
     return Table(rows, names, row_shape)
 
 
-def read_labels(path: Path, count: int) -> dict[str, int]:
-    """Rows for each class, from one class label (a whole number or a word) a row.
+def read_labels(path: Path, count: int) -> npt.NDArray[np.str_]:
+    """(count,) class labels, each a whole number or a word in the file, as words.
 
     Raises:
         DataError: if it is not that, or not as many as there are rows.
@@ -84,10 +83,10 @@ def read_labels(path: Path, count: int) -> dict[str, int]:
         array = array.astype(np.int64)
     if array.dtype.kind not in "biuU":
         raise DataError(f"{path}: expected whole numbers or words as labels, got {_kind(array)}")
-    classes = Counter(str(label) for label in array.tolist())
-    if "" in classes:
-        raise DataError(f"{path}: {classes['']} labels are empty")
-    return dict(sorted(classes.items()))
+    labels = np.array([str(label) for label in array.tolist()], dtype=np.str_)
+    if bool((labels == "").any()):
+        raise DataError(f"{path}: {int((labels == '').sum())} labels are empty")
+    return labels
 
 
 def _kind(array: npt.NDArray[Any]) -> str:

@@ -70,17 +70,21 @@ def distinct(rows: Singles) -> Positions:
     return positions
 
 
-def split(count: int, alpha: float, delta: float, seed: int) -> Split:
+def split(count: int, alpha: float, delta: float, seed: int, *, least: int = 0) -> Split:
     """Splits ``count`` rows at random, deterministically under ``seed``.
 
-    The threshold gets 40 % of the rows, or more if the budget takes more.
+    The threshold gets 40 % of the rows, or more if the budget takes more, or ``least`` is more.
 
     Raises:
         TooFewRowsError: if the budget cannot be kept; says how many rows it takes.
+        ValueError: if there are not ``least`` rows beside those to fit and to merge.
     """
     need = rows_needed(alpha, delta)
     if count < need + MIN_TRAIN + MIN_MERGE:
         raise TooFewRowsError(count, alpha, delta)
+    if count < least + MIN_TRAIN + MIN_MERGE:
+        raise ValueError(f"{count} rows leave fewer than {least} for the threshold")
+    need = max(need, least)
     threshold = max(int(count * THRESHOLD_SHARE), need)
     merge = max(int((count - threshold) * MERGE_SHARE), MIN_MERGE)
     train = count - threshold - merge

@@ -16,21 +16,25 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.attacks.datasets import Singles
+from loadtest.attacks.datasets import Part, Singles
 from loadtest.attacks.gateway import Gateway, Told
-from loadtest.attacks.published import is_adversarial
 from loadtest.mlp import Floats
 
 WARM_UP: Final = 20
 """Honest queries that an account begins with, beyond the budget."""
 PATIENCE: Final = 3
-"""Noticed so often in a row, an account is left for a new one, if there is one."""
+"""Noticed so often in a row, an account that pads is left for a new one, if there is one; one that
+does not is left at once."""
 WIDEN: Final = 1.5
 NARROW: Final = 0.98
 WIDEST: Final = 16.0
 MOST_PADDING: Final = 16
-STEP: Final = 0.15
+STEP_IMAGE: Final = 0.1
+STEP_TABLE: Final = 0.15
 """L∞ bound of the attack on scores, in units of the box."""
+CLOSE: Final = 0.6
+"""How near an adversarial example has to be, as a share of what counts for the published ones: an
+honest row of another class that happens to lie near is not one."""
 
 Doubles = npt.NDArray[np.float64]
 
@@ -50,20 +54,22 @@ class Attacker:
     Attributes:
         gateway: what it asks.
         base: (d,) the row that it attacks.
-        own: its honest rows, for padding and to start from.
+        own: its honest rows, for padding and to start from, and what they are.
         random: its own randomness.
         budget: queries that it may send, refused ones and padding included.
         accounts: how many it may use, one after the other, each in a subnet of its own.
+        pads: whether it hides among honest queries too, ever more of them.
         width: by how much proposals are widened now.
         padding: honest queries before each one of the attack's.
     """
 
     gateway: Gateway
     base: Singles
-    own: Singles
+    own: Part
     random: np.random.Generator
     budget: int
     accounts: int
+    pads: bool = True
     width: float = 1.0
     padding: int = 0
     used: int = 1
@@ -88,7 +94,7 @@ class Attacker:
             Spent: if the budget is used up.
         """
         for _ in range(self.padding):
-            self._send(self.own[self.random.integers(len(self.own))])
+            self._send(self._honest())
         row = self.gateway.victim.from_box(np.clip(point, 0, 1)[None])[0]
         answer, told = self._send(row)
         if told is Told.ANSWERED:
@@ -98,9 +104,20 @@ class Attacker:
             self._adapt()
         if told is Told.REFUSED:
             return None
-        if answer.argmax() != self._label and is_adversarial(self.gateway.victim, self.base, row):
+        if answer.argmax() != self._label and self._is_close(row):
             raise Found
         return answer
+
+    def _is_close(self, row: Singles) -> bool:
+        victim = self.gateway.victim
+        step = victim.to_box(row) - victim.to_box(self.base)
+        near = np.linalg.norm(step) <= CLOSE * victim.near
+        return bool(near or np.abs(step).max() <= self.step + 1e-5)
+
+    @property
+    def step(self) -> float:
+        """The L∞ bound."""
+        return STEP_TABLE if self.gateway.victim.split.table else STEP_IMAGE
 
     def is_other(self, point: Doubles) -> bool | None:
         """Whether the point is decided otherwise than the base, or None if it was refused."""
@@ -119,17 +136,22 @@ class Attacker:
     def _adapt(self) -> None:
         self.width = min(self.width * WIDEN, WIDEST)
         self._noticed += 1
-        if self._noticed < PATIENCE:
+        if self._noticed < (PATIENCE if self.pads else 1):
             return
         self._noticed = 0
-        self.padding = min(max(1, 2 * self.padding), MOST_PADDING)
+        if self.pads:
+            self.padding = min(max(1, 2 * self.padding), MOST_PADDING)
         if self.used < self.accounts:
             self.used += 1
             self._warm_up()
 
     def _warm_up(self) -> None:
-        for row in self.own[self.random.integers(len(self.own), size=WARM_UP)]:
-            self.gateway.ask(*self._names(), row)
+        for _ in range(WARM_UP):
+            self.gateway.ask(*self._names(), self._honest())
+
+    def _honest(self) -> Singles:
+        rows = self.own.rows
+        return rows[self.random.integers(len(rows))]
 
 
 def decisions(attacker: Attacker) -> None:
@@ -173,7 +195,7 @@ def scores(attacker: Attacker) -> None:
     victim, random = attacker.gateway.victim, attacker.random
     base = victim.to_box(attacker.base[None])[0].astype(np.float64)
     height, width = victim.split.image
-    change = STEP * random.choice([-1.0, 1.0], base.size)
+    change = attacker.step * random.choice([-1.0, 1.0], base.size)
     best = np.inf
     share = 0.5
     while True:
@@ -183,9 +205,9 @@ def scores(attacker: Attacker) -> None:
         left = random.integers(0, max(1, width - side + 1))
         patch = proposal[top : top + side, left : left + side]
         if attacker.width > 1:  # noticed: no two proposals agree on a whole block
-            patch[:] = STEP * random.choice([-1.0, 1.0], patch.shape)
+            patch[:] = attacker.step * random.choice([-1.0, 1.0], patch.shape)
         else:
-            patch[:] = STEP * random.choice([-1.0, 1.0])
+            patch[:] = attacker.step * random.choice([-1.0, 1.0])
         answer = attacker.ask(base + proposal.ravel())
         share = max(0.02, share * 0.985)
         if answer is None:
@@ -211,12 +233,12 @@ def run(attacker: Attacker, way: str) -> bool:
 
 
 def _start(attacker: Attacker, base: Doubles) -> Doubles:
-    """The nearest of the attacker's own rows that the model decides otherwise."""
-    own = attacker.gateway.victim.to_box(attacker.own).astype(np.float64)
-    own = np.clip(own, 0, 1)
-    for index in np.argsort(((own - base) ** 2).sum(axis=1)):
-        if attacker.is_other(own[index]):
-            found: Doubles = own[index]
+    """The nearest of the attacker's own rows of another class, if the model sees it so too."""
+    others = attacker.own.rows[attacker.own.labels != attacker.label]
+    box = np.clip(attacker.gateway.victim.to_box(others).astype(np.float64), 0, 1)
+    for index in np.argsort(((box - base) ** 2).sum(axis=1)):
+        if attacker.is_other(box[index]):
+            found: Doubles = box[index]
             return found
     raise Spent
 

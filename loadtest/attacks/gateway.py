@@ -10,7 +10,7 @@ import numpy as np
 
 from detectors.patterns.base import Tracker
 from loadtest.attacks.datasets import Singles
-from loadtest.attacks.guard import PACE, Guard
+from loadtest.attacks.guard import BLAMED, PACE, Guard
 from loadtest.attacks.victims import Victim
 from loadtest.mlp import Floats
 from proxy.decision import Action
@@ -44,6 +44,7 @@ class Gateway:
         sent: queries so far.
         refused: of these, how many had no answer.
         first_refusal: the number of the first, from 1; 0: none yet.
+        first_alarm: the number of the query that raised the first alarm, from 1; 0: none yet.
     """
 
     victim: Victim
@@ -54,6 +55,7 @@ class Gateway:
     sent: int = 0
     refused: int = 0
     first_refusal: int = 0
+    first_alarm: int = 0
     _passes_at: dict[str, float] = field(default_factory=dict)
 
     def ask(self, client: str, subnet: str, row: Singles) -> tuple[Floats, Told]:
@@ -77,6 +79,8 @@ class Gateway:
         policy = Policy(ladder=self.ladder)
         p_values = self.guard.p_values(rows)
         alarms = self.tracker.observe(client, subnet, rows, p_values, self.now)
+        if not self.first_alarm and any(alarm.scope in BLAMED for alarm in alarms):
+            self.first_alarm = self.sent
         steps = [policy.pattern(alarm).action or Action.ALLOW for alarm in alarms]
         action = max(steps, key=HARDNESS.__getitem__, default=Action.ALLOW)
         if action is not Action.THROTTLE:

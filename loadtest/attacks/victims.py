@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Final
 
 import numpy as np
@@ -12,11 +13,17 @@ from loadtest.mlp import Floats, Mlp
 HIDDEN: Final = 64
 
 
-def train(part: Part, seed: int, hidden: int = HIDDEN) -> Mlp:
+def train(part: Part, seed: int, epochs: int = 300) -> Mlp:
     """A network of one hidden layer on standardised rows, which takes the rows as they are.
 
     Standardisation is folded into the first layer.
+
+    Args:
+        part: labels are whole numbers from 0, each of them used.
+        seed: of the first weights and the order of rows.
+        epochs: at most; it stops when it no longer learns.
     """
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
     from sklearn.neural_network import MLPClassifier  # noqa: PLC0415 - an extra, and slow
 
     rows, labels = part
@@ -26,8 +33,12 @@ def train(part: Part, seed: int, hidden: int = HIDDEN) -> Mlp:
     deviation = np.maximum(deviation, 0.1 * deviation.mean())
     if rows.min() >= 0 and rows.max() <= 1:
         deviation = np.full_like(deviation, np.sqrt(np.mean(deviation**2)))
-    classifier = MLPClassifier((hidden,), alpha=1e-3, max_iter=300, tol=1e-3, random_state=seed)
-    classifier.fit((rows - mean) / deviation, labels)
+    classifier = MLPClassifier(
+        (HIDDEN,), alpha=1e-3, max_iter=epochs, tol=1e-3, random_state=seed
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # few epochs are what was asked for
+        classifier.fit((rows - mean) / deviation, labels)
     weights = [np.asarray(w, np.float64) for w in classifier.coefs_]
     biases = [np.asarray(b, np.float64) for b in classifier.intercepts_]
     weights[0] = weights[0] / deviation[:, None]
@@ -52,9 +63,9 @@ class Victim:
             another class.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, model: Mlp | None = None) -> None:
         self.split = split
-        self.model = train(split.model, split.seed)
+        self.model = model or train(split.model, split.seed)
         self.near = _near(self.to_box(split.model.rows[:1000]), split.model.labels[:1000])
 
     def ask(self, rows: Singles) -> Floats:

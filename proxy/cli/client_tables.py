@@ -98,5 +98,5 @@ def _span(seconds: float) -> str:
     """A duration in the largest unit that it fills: ``1.5h``."""
     for unit in ("d", "h", "m"):
         if seconds >= UNITS[unit]:
-            return f"{seconds / UNITS[unit]:.1f}{unit}"
+            return f"{seconds / UNITS[unit]:.1f}".removesuffix(".0") + unit
     return f"{seconds:.0f}s"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
+    from detectors.bundle import FittedPatterns
     from detectors.training.fit import Written
     from detectors.training.readers import Table
 
@@ -27,7 +28,9 @@ def share(_: click.Context, __: click.Parameter, value: float | None) -> float |
 
 @click.command()
 @click.option("--data", type=_FILE, required=True, help="Honest rows: .npy, .npz, .csv, .parquet.")
-@click.option("--labels", type=_FILE, help="One class label a row; recorded as class balance.")
+@click.option(
+    "--labels", type=_FILE, help="One class label a row: the classes that the model tells apart."
+)
 @click.option("--out", type=_FILE, required=True, help="The bundle to write.")
 @click.option(
     "--false-positive-budget",
@@ -85,6 +88,7 @@ def fit(
         from detectors.training.fit import fit as fit_rows  # noqa: PLC0415
         from detectors.training.patterns import PatternRowsError  # noqa: PLC0415
         from detectors.training.readers import read_labels, read_table  # noqa: PLC0415
+        from detectors.training.splits import MIN_MERGE, MIN_TRAIN  # noqa: PLC0415
     except ImportError as error:
         raise click.ClickException(
             f"fit needs the train extra, pip install 'bartizan[train]' ({error})"
@@ -105,20 +109,22 @@ def fit(
     try:
         signing_key = key.read_bytes() if key else None
         table = read_table(data)
-        classes = read_labels(labels, len(table.rows)) if labels else None
         fitted = fit_rows(
             table.rows,
             kinds=chosen,
             alpha=budget,
             delta=1 - confidence,
             seed=seed,
-            classes=classes,
+            labels=read_labels(labels, len(table.rows)) if labels else None,
             client_alarm_budget=None if no_patterns else client_alarm_budget or CLIENT_ALARM_BUDGET,
         )
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         written = write(fitted, out, table, created=created, signing_key=signing_key)
     except PatternRowsError as error:
-        raise click.ClickException(f"{error}; --no-patterns goes on without patterns") from error
+        raise click.ClickException(
+            f"{error}, beside {MIN_TRAIN + MIN_MERGE} to fit and to merge; more rows or a larger "
+            "budget would do, and --no-patterns goes on without"
+        ) from error
     except (ValueError, OSError) as error:  # every typed error of a fit is a ValueError
         raise click.ClickException(str(error)) from error
     result = _result(written, table, out, signed=signing_key is not None)
@@ -148,7 +154,45 @@ def _result(written: Written, table: Table, out: Path, *, signed: bool) -> dict[
         "guarantee": guarantee(calibration.alpha, calibration.delta),
         "microseconds_per_row": round(written.microseconds, 1),
         "engine": scorer.engine,
+        "patterns": written.fitted.patterns and patterns_told(written.fitted.patterns),
     }
+
+
+def patterns_told(patterns: FittedPatterns) -> dict[str, Any]:
+    """What there is to say of patterns."""
+    from detectors.patterns.model import OUTLIER, STATISTICS  # noqa: PLC0415 - as rich below
+    from detectors.patterns.tracker import PatternTracker  # noqa: PLC0415
+
+    model = patterns.model
+    unused = () if model.has_outlier else (STATISTICS[OUTLIER],)
+    sizes = PatternTracker(model, clients=1, engine="numpy").sizes()
+    return {
+        "client_alarm_budget": patterns.budget,
+        "statistics": [name for name in STATISTICS if name not in unused],
+        "rows": {"space": patterns.space, "streams": patterns.streams},
+        "signal": model.signal,
+        "classes": model.classes,
+        "cells": len(model.mass),
+        "client_bytes": sizes["client_bytes"],
+    }
+
+
+def patterns_lines(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same in words: headings and lines."""
+    rows = told["rows"]
+    return [
+        ("patterns", ", ".join(told["statistics"])),
+        (
+            "  learnt from",
+            f"{rows['space']} rows: {told['classes']} classes, {told['cells']} cells",
+        ),
+        ("  calibrated on", f"streams of {rows['streams']} other rows"),
+        (
+            "  budget",
+            f"{100 * told['client_alarm_budget']:.6g} % of honest client-days may alarm",
+        ),
+        ("  memory", f"{told['client_bytes'] / 1024:.1f} KiB a client"),
+    ]
 
 
 def guarantee(alpha: float, delta: float) -> str:
@@ -191,4 +235,6 @@ def _print(result: dict[str, Any]) -> None:
     grid.add_row("guarantee", result["guarantee"])
     cost = f"about {result['microseconds_per_row']} µs here ({result['engine']})"
     grid.add_row("cost of a row", cost)
+    for heading, line in patterns_lines(result["patterns"]) if result["patterns"] else ():
+        grid.add_row(heading, line)
     Console(file=sys.stdout, highlight=False, soft_wrap=True).print(grid)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from detectors.bundle import Bundle, BundleError, load_bundle
-from proxy.cli.fit import guarantee
+from detectors.bundle import Bundle, BundleError, FittedPatterns, load_bundle
+from proxy.cli.fit import guarantee, patterns_lines, patterns_told
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 TRUST = "Ed25519 public key, PEM, that must have signed the bundle; of several, one."
@@ -35,12 +36,14 @@ def load(path: Path, trusted: tuple[Path, ...] = ()) -> Bundle:
 def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     """Check a bundle wholly, as the gateway does on loading, and show what it holds."""
     loaded = load(bundle, trust)
+    patterns = _patterns(loaded)
     result: dict[str, Any] = {
         "bundle": str(bundle),
         "digest": loaded.digest,
         "signature": loaded.signature,
         "signer": loaded.signer,
         "engine": loaded.scorer.engine,
+        "patterns": patterns,
         "manifest": loaded.manifest.model_dump(mode="json"),
     }
     if as_json:
@@ -73,9 +76,9 @@ def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     )
     grid.add_row("threshold", f"{loaded.scorer.threshold:.6g} (rank {calibration.rank})")
     grid.add_row("guarantee", guarantee(calibration.alpha, calibration.delta))
-    size = sum(
-        8 * _size(a.shape) // (1 if a.dtype == "<f8" else 2) for a in manifest.arrays.values()
-    )
+    for heading, line in patterns_lines(patterns) if patterns else [("patterns", "none")]:
+        grid.add_row(heading, line)
+    size = sum(int(a.dtype[-1]) * math.prod(a.shape) for a in manifest.arrays.values())
     grid.add_row("arrays", f"{len(manifest.arrays)}, {size / 1024:.0f} KiB")
     # What a bundle says of itself is text, not markup.
     Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True).print(grid)
@@ -86,8 +89,8 @@ def _short(names: list[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def _size(shape: list[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+def _patterns(loaded: Bundle) -> dict[str, Any] | None:
+    entry = loaded.manifest.patterns
+    if loaded.patterns is None or entry is None:
+        return None
+    return patterns_told(FittedPatterns(loaded.patterns, entry.budget, entry.space, entry.streams))

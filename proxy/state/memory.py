@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+
 from detectors.patterns.exchange import Layout
 from proxy.state.base import (
     DAY_SECONDS,

@@ -157,7 +157,9 @@ class MemorySketches:
         key = delta.key
         record = self._records.get(key)
         if record is None or record.epoch < delta.epoch:
+            count = record.count if record else 0
             record = _Record(now, delta)
+            record.count = max(record.count, count)
         record.age(now, layout)
         record.count = max(record.count, delta.cursor)
         entries = record.since(delta.cursor, layout)

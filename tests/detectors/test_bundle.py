@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-import json
 import pickle
 import random
 import zipfile
 
 import numpy as np
 import pytest
+from bundle_edits import at, members_of, put, put_key, rebuilder
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from detectors.bundle import BundleError, load_bundle
-from detectors.container import npy_header, write_container
+from detectors.container import write_container
 from detectors.outlier import REGISTRY
 from detectors.signing import SigningError, fingerprint
 from detectors.training.fit import fit, write
@@ -56,41 +56,12 @@ def bundle(tmp_path_factory, fitted, rows):
 
 @pytest.fixture(scope="module")
 def members(bundle):
-    with zipfile.ZipFile(bundle) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    return members_of(bundle)
 
 
 @pytest.fixture
 def rebuild(tmp_path, members):
-    """Writes a variant: members replaced (None: left out), the manifest edited."""
-
-    def make(edit=None, **changed):
-        new = {k: v for k, v in {**members, **changed}.items() if v is not None}
-        if edit is not None:
-            manifest = json.loads(new["manifest.json"])
-            edit(manifest, new)
-            new["manifest.json"] = json.dumps(manifest).encode()
-        path = tmp_path / "variant.bundle"
-        write_container(path, new)
-        return path
-
-    return make
-
-
-def put(name, change):
-    """An edit that changes one array and keeps its digest and header true."""
-
-    def edit(manifest, new):
-        entry = manifest["arrays"][name]
-        header = npy_header(entry["dtype"], tuple(entry["shape"]))
-        array = np.frombuffer(new[f"{name}.npy"][len(header) :], dtype=entry["dtype"])
-        array = np.ascontiguousarray(change(array.reshape(entry["shape"]).copy()))
-        entry["shape"] = list(array.shape)
-        entry["dtype"] = array.dtype.str
-        entry["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
-        new[f"{name}.npy"] = npy_header(array.dtype.str, array.shape) + array.tobytes()
-
-    return edit
+    return rebuilder(tmp_path / "variant.bundle", members)
 
 
 def test_round_trip(bundle, fitted, rows):
@@ -205,81 +176,63 @@ class TestSignature:
         assert not (tmp_path / "n").exists()
 
 
-def _set(path, value):
-    def edit(manifest, _):
-        *parents, last = path.split(".")
-        for part in parents:
-            manifest = manifest[int(part) if part.isdigit() else part]
-        manifest[last] = value
-
-    return edit
-
-
 def _later_root(array):
     array[0] = 1
     return array
 
 
-def _at(index, value):
-    def change(array):
-        array.flat[index] = value
-        return array
-
-    return change
-
-
 EDITS = {
-    "schema version": (_set("schema_version", 2), "schema version"),
-    "unknown key": (_set("surprise", 1), "surprise"),
-    "wrong type": (_set("features", "6"), "features"),
-    "feature count": (_set("features", 7), "."),
-    "names": (_set("feature_names", ["a"]), "feature_names"),
-    "unknown kind": (_set("detectors.0.kind", "oracle"), "oracle"),
-    "no detectors": (_set("detectors", []), "detectors"),
+    "schema version": (put_key("schema_version", 2), "schema version"),
+    "unknown key": (put_key("surprise", 1), "surprise"),
+    "wrong type": (put_key("features", "6"), "features"),
+    "feature count": (put_key("features", 7), "."),
+    "names": (put_key("feature_names", ["a"]), "feature_names"),
+    "unknown kind": (put_key("detectors.0.kind", "oracle"), "oracle"),
+    "no detectors": (put_key("detectors", []), "detectors"),
     "a kind twice": (lambda m, _: m["detectors"].append(m["detectors"][0]), "twice"),
-    "extra parameter": (_set("detectors.0.parameters.x", 1), "expected"),
-    "negative rest": (_set("detectors.0.parameters.rest", -1.0), "negative"),
-    "k of zero": (_set("detectors.3.parameters.neighbours", 0), "neighbours"),
-    "k too large": (_set("detectors.3.parameters.neighbours", 10**6), "neighbours"),
-    "k not whole": (_set("detectors.3.parameters.neighbours", 1.5), "neighbours"),
-    "gamma": (_set("detectors.5.parameters.gamma", 0.0), "gamma"),
-    "tail shape": (_set("detectors.0.tail.shape", 0.0), "shape"),
-    "threshold": (_set("calibration.threshold", 1e9), "belong together"),
-    "rank": (_set("calibration.rank", 1000), "belong together"),
-    "promise": (_set("calibration.alpha", 0.0001), "promises too much"),
-    "calibration rows": (_set("calibration.rows", 5), "calibration scores"),
+    "extra parameter": (put_key("detectors.0.parameters.x", 1), "expected"),
+    "negative rest": (put_key("detectors.0.parameters.rest", -1.0), "negative"),
+    "k of zero": (put_key("detectors.3.parameters.neighbours", 0), "neighbours"),
+    "k too large": (put_key("detectors.3.parameters.neighbours", 10**6), "neighbours"),
+    "k not whole": (put_key("detectors.3.parameters.neighbours", 1.5), "neighbours"),
+    "gamma": (put_key("detectors.5.parameters.gamma", 0.0), "gamma"),
+    "tail shape": (put_key("detectors.0.tail.shape", 0.0), "shape"),
+    "threshold": (put_key("calibration.threshold", 1e9), "belong together"),
+    "rank": (put_key("calibration.rank", 1000), "belong together"),
+    "promise": (put_key("calibration.alpha", 0.0001), "promises too much"),
+    "calibration rows": (put_key("calibration.rows", 5), "calibration scores"),
     "array missing": (lambda m, _: m["arrays"].pop("knn/reference"), "not in the manifest"),
     "path in a name": (
         lambda m, n: m["arrays"].update({"../x": m["arrays"]["knn/reference"]}),
         "no name",
     ),
-    "dtype": (_set("arrays.knn/reference.dtype", "|O"), "dtype"),
-    "shape": (_set("arrays.knn/reference.shape", [1, 1]), "dtype and shape"),
-    "huge shape": (_set("arrays.knn/reference.shape", [2**31, 2**31]), "dtype and shape"),
-    "digest": (_set("arrays.knn/reference.sha256", "0" * 64), "changed"),
-    "mean not finite": (put("projection/mean", _at(0, np.nan)), "not finite"),
-    "scale of zero": (put("projection/scale", _at(0, 0.0)), "positive"),
-    "basis not orthonormal": (put("projection/basis", _at(0, 1e9)), "orthonormal"),
+    "dtype": (put_key("arrays.knn/reference.dtype", "|O"), "dtype"),
+    "shape": (put_key("arrays.knn/reference.shape", [1, 1]), "dtype and shape"),
+    "huge shape": (put_key("arrays.knn/reference.shape", [2**31, 2**31]), "dtype and shape"),
+    "digest": (put_key("arrays.knn/reference.sha256", "0" * 64), "changed"),
+    "mean not finite": (put("projection/mean", at(0, np.nan)), "not finite"),
+    "scale of zero": (put("projection/scale", at(0, 0.0)), "positive"),
+    "basis not orthonormal": (put("projection/basis", at(0, 1e9)), "orthonormal"),
     "basis too tall": (put("projection/basis", lambda a: np.vstack([a, a])), "components"),
     "basis transposed dtype": (put("projection/basis", lambda a: a.astype("<f4")), "float64"),
     "weights too many": (put("mahalanobis/weights", lambda a: np.tile(a, 9)), "weights"),
-    "root outside": (put("isolation_forest/roots", _at(-1, 10**6)), "root"),
+    "root outside": (put("isolation_forest/roots", at(-1, 10**6)), "root"),
     "root not zero": (put("isolation_forest/roots", _later_root), "roots"),
-    "child before": (put("isolation_forest/left", _at(0, 0)), "leaf"),
-    "child negative": (put("isolation_forest/left", _at(0, -5)), "child"),
-    "child outside": (put("isolation_forest/left", _at(0, 10**6)), "child"),
-    "child circles": (put("isolation_forest/left", _at(1, 0)), "."),
-    "feature outside": (put("isolation_forest/feature", _at(0, 6)), "feature"),
-    "feature negative": (put("isolation_forest/feature", _at(0, -1)), "feature"),
-    "threshold NaN": (put("isolation_forest/threshold", _at(0, np.nan)), "threshold"),
-    "path negative": (put("isolation_forest/length", _at(0, -1.0)), "negative"),
+    "child before": (put("isolation_forest/left", at(0, 0)), "leaf"),
+    "child negative": (put("isolation_forest/left", at(0, -5)), "child"),
+    "child outside": (put("isolation_forest/left", at(0, 10**6)), "child"),
+    "child circles": (put("isolation_forest/left", at(1, 0)), "."),
+    "feature outside": (put("isolation_forest/feature", at(0, 6)), "feature"),
+    "feature negative": (put("isolation_forest/feature", at(0, -1)), "feature"),
+    "threshold NaN": (put("isolation_forest/threshold", at(0, np.nan)), "threshold"),
+    "path negative": (put("isolation_forest/length", at(0, -1.0)), "negative"),
     "factor": (put("gmm/factors", lambda a: a + 1.0), "triangular"),
-    "svm weight": (put("one_class_svm/weights", _at(0, -1.0)), "positive"),
+    "svm weight": (put("one_class_svm/weights", at(0, -1.0)), "positive"),
     "reference unsorted": (put("knn/reference", lambda a: a[::-1]), "sorted"),
     "knots fall": (put("tail/gmm/knots", lambda a: a[::-1]), "knots"),
     "evidence falls": (put("tail/gmm/evidence", lambda a: a[::-1]), "evidence"),
     "calibration unsorted": (put("calibration/scores", lambda a: a[::-1]), "belong together"),
-    "calibration NaN": (put("calibration/scores", _at(3, np.nan)), "not finite"),
+    "calibration NaN": (put("calibration/scores", at(3, np.nan)), "not finite"),
     "golden scores": (put("golden/scores", lambda a: a * 1.001), "golden"),
     "golden merged": (put("golden/merged", lambda a: a + 0.001), "golden"),
     "golden NaN": (put("golden/scores", lambda a: a * np.nan), "golden"),
@@ -428,8 +381,8 @@ def test_every_byte_of_head_and_directory(tmp_path, small):
     path = tmp_path / "m.bundle"
     refused = 0
     places = [*range(120), *range(len(data) - 400, len(data))]
-    for at in places:
-        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+    for place in places:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
         try:
             assert load_bundle(path, engine="numpy").digest == digest
         except BundleError:

@@ -2,8 +2,7 @@
 --
 -- KEYS[1]  a sorted set: client by level, with what levels will have fallen by now added. Levels
 --          fall alike, so that their order stays.
--- ARGV[1]  f64 recovery (nats a ms), offset of the clock (ms); u32 the most clients that are kept,
---          or told
+-- ARGV[1]  f64 recovery (nats a ms), offset of the clock (ms); u32 the most clients that are kept
 -- ARGV[2]  milliseconds after which an untouched board is forgotten
 -- then     client, f64 level each; none: only tells
 --
@@ -15,7 +14,7 @@ local fallen = (clock[1] * 1000 + math.floor(clock[2] / 1000) + offset) * recove
 
 if #ARGV == 2 then
     local least = '(' .. string.format('%.17g', fallen)
-    return redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', least, 'LIMIT', 0, most)
+    return redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', least)
 end
 for at = 3, #ARGV, 2 do
     local level = struct.unpack('<d', ARGV[at + 1])

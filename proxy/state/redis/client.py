@@ -255,7 +255,7 @@ def _open(
         case Topology.SENTINEL:
             # Sentinels have users of their own, if any: ours are the primary's.
             encryption = {name: value for name, value in options.items() if name.startswith("ssl")}
-            sentinel = Sentinel(
+            sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py's
                 address.hosts,
                 sentinel_kwargs={
                     "socket_timeout": timeout_seconds,
@@ -265,7 +265,10 @@ def _open(
                     **encryption,
                 },
             )
-            return sentinel.master_for(address.service, db=address.database, retry=once, **options)
+            primary: Redis = sentinel.master_for(
+                address.service, db=address.database, retry=once, **options
+            )
+            return primary
         case Topology.STANDALONE:
             if address.path:
                 options["unix_socket_path"] = address.path

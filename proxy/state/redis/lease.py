@@ -24,8 +24,12 @@ class Lease:
 
     Attributes:
         left: rows unspent.
-        until: rows are worth something while ``now + rows * interval <= until``.
+        start, until: the piece of the rate's debt that they are, as far as it is unspent. What of
+            it lies in the past is worth nothing, so that a take of rows spends from the later of
+            ``start`` and now, and ``until`` is as far as it can.
         midnight: from when they are worth nothing, as they are of another day.
+        drawn: when this replica's share of the rate has paid for what was leased and overdrawn
+            here; and of ``drawn_day``, ``drawn_rows``. They say what a share has left in an outage.
         place: where the table of held leases notes ``left``, or -1.
         flight: the fetch that is under way, if any; its rest was handed over with it.
         queued: rows of takes that wait for a fetch after that one.
@@ -33,28 +37,40 @@ class Lease:
     """
 
     __slots__ = (
-        "_asks_again", "_at", "_closed", "_day", "_denied", "_granted", "_lasts", "_opens",
-        "_since", "flight", "left", "midnight", "place", "queued", "seen", "until",
+        "_asks_again", "_at", "_closed", "_day", "_denied", "_ends", "_granted", "_lasts", "_opens",
+        "_since", "drawn", "drawn_day", "drawn_rows", "flight", "left", "midnight", "place",
+        "queued", "seen", "start", "until",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.left = 0
+        self.start = 0
         self.until = 0
         self.midnight = 0
+        self.drawn = self.drawn_day = self.drawn_rows = 0
         self.place = -1
         self.flight: asyncio.Future[None] | None = None
         self.queued = 0
         self.seen = 0
         self._granted = 0
         self._since = _LONG_AGO
-        self._at = self._lasts = self._day = 0
+        self._at = self._lasts = self._day = self._ends = 0
         self._denied = 0  # rows of the take that was denied; 0: none was
         self._opens = self._closed = 0  # when the rate, and the day, admit it
         self._asks_again = _LONG_AGO
 
     def covers(self, rows: int, interval: int, now: int) -> bool:
         """Whether these rows can be spent."""
-        return self.left >= rows and now + rows * interval <= self.until and now < self.midnight
+        return (
+            self.left >= rows
+            and max(self.start, now) + rows * interval <= self.until
+            and now < self.midnight
+        )
+
+    def spend(self, rows: int, interval: int, now: int) -> None:
+        """Spends rows that it covers; a negative number undoes that."""
+        self.left -= rows
+        self.start = max(self.start, now) + rows * interval
 
     def wait(self, rows: int, interval: int, now: int) -> tuple[int, int]:
         """Nanoseconds until the rate, and until the day, admit these rows, as far as it is known
@@ -82,9 +98,22 @@ class Lease:
         self.seen = self.left
         return unspent and now - self._since >= NANOSECONDS
 
-    def rest(self) -> Rest:
+    def draw(self, rows: int, quota: Quota, replicas: int, now: int, day: int) -> None:
+        """Counts rows against this replica's share, as far as the share goes."""
+        drawn = max(self.drawn, now) + rows * quota.interval * replicas
+        self.drawn = min(drawn, now + quota.burst * quota.interval)
+        if self.drawn_day != day:
+            self.drawn_day, self.drawn_rows = day, 0
+        self.drawn_rows += rows
+
+    def rest(self, interval: int, replicas: int, now: int) -> Rest:
         """What is left of it, for handing it over."""
-        return Rest(self.left, self._at, self._lasts, self._day) if self.left else Rest()
+        if not self.left:
+            return Rest()
+        self.drawn -= self.left * interval * replicas
+        self.drawn_rows -= self.left
+        piece = min(self.left * interval, self._ends - max(self.start, now))
+        return Rest(self.left, max(0, piece), self._at, self._lasts, self._day)
 
     def ask(self, rows: int, quota: Quota, now: int, *, ahead: int, replicas: int) -> Ask:
         """What to ask for when a take of ``rows`` lacks some.
@@ -106,7 +135,15 @@ class Lease:
         return Ask(rows, asked, wanted, 1 if self.is_limited(now) else 2 * replicas)
 
     def renew(
-        self, grant: Grant, ask: Ask, quota: Quota, *, sent: int, received: int, pause: int
+        self,
+        grant: Grant,
+        ask: Ask,
+        quota: Quota,
+        *,
+        sent: int,
+        received: int,
+        pause: int,
+        replicas: int,
     ) -> None:
         """Takes over what was granted.
 
@@ -118,13 +155,16 @@ class Lease:
             sent, received: when the call was sent, and when its answer came.
             pause: how long to believe a denial by the rate at the least.
         """
+        self.draw(grant.rows, quota, replicas, received, grant.day)
         self._granted = self.left = self.seen = grant.rows
         self._since = sent
         self._at, self._lasts, self._day = grant.at, grant.lasts, grant.day
         self.midnight = sent + grant.midnight * 1000 if quota.per_day else _FOREVER
-        self.until = _FOREVER
+        self._ends = self.until = _FOREVER
         if quota.interval:
-            self.until = max(sent + grant.lasts, received + ask.asked * quota.interval)
+            self._ends = sent + grant.lasts
+            self.until = max(self._ends, received + ask.asked * quota.interval)
+        self.start = self.until - grant.rows * quota.interval
         self._denied = 0
         if not grant.rows:
             day_wait = grant.day_wait * 1000

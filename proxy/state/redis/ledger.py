@@ -21,7 +21,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from proxy.state.base import NANOSECONDS, Denial, LeaseNeeded, Quota
 from proxy.state.redis.client import Call, Failure, NotDone
@@ -115,7 +115,7 @@ class RedisLedger:
             for scope, book in enumerate(self._books):
                 quota = quotas[scope] if scope < len(quotas) else Quota()
                 if quota != book.quota:
-                    self._rests += self._emptied(book)
+                    self._rests += self._emptied(book, self._now(), idle=False)
                     book.quota = quota
             self._limited = tuple(
                 (scope, book.values, book.quota.interval, book)
@@ -127,8 +127,10 @@ class RedisLedger:
         """Changes how many keys each scope keeps apart."""
         with self._lock:
             self._most = most
-            for book in (*self._books, *self._overdrafts):
+            for book in self._books:
                 book.most = most
+            for overdrafts in self._overdrafts:
+                overdrafts.most = most
 
     def known(self) -> Sequence[int]:
         """How many keys each scope keeps apart now."""
@@ -152,38 +154,40 @@ class RedisLedger:
                 if not key:
                     continue
                 lease = leases.get(key)
-                # ``Lease.covers``, written out for speed.
-                if (
-                    lease is None
-                    or lease.left < rows
-                    or moment + rows * interval > lease.until
-                    or moment >= lease.midnight
-                ):
+                if lease is None:
+                    break
+                # ``Lease.covers`` and ``spend``, written out for speed.
+                start = lease.start
+                if start < moment:  # noqa: PLR1730 - max() is a call, and this runs per request
+                    start = moment
+                start += rows * interval
+                if lease.left < rows or start > lease.until or moment >= lease.midnight:
                     break
                 lease.left -= rows
+                lease.start = start
                 if lease.place >= 0:
                     self._note(lease)
             else:
                 return None
-            self._put_back(keys, rows, before=scope)
+            self._put_back(keys, rows, moment, before=scope)
             return self._undecided(keys, rows, moment)
 
     def _note(self, lease: Lease) -> None:
         if self._noted is not None:
             self._noted[lease.place] = lease.left
 
-    def _spend(self, lease: Lease, rows: int) -> None:
-        lease.left -= rows
+    def _spend(self, lease: Lease, rows: int, interval: int, now: int) -> None:
+        lease.spend(rows, interval, now)
         if lease.place >= 0:
             self._note(lease)
 
-    def _put_back(self, keys: Sequence[str], rows: int, *, before: int) -> None:
+    def _put_back(self, keys: Sequence[str], rows: int, now: int, *, before: int) -> None:
         """Undoes a take in the scopes before the one that lacked."""
-        for scope, leases, _, _ in self._limited:
+        for scope, leases, interval, _ in self._limited:
             if scope == before:
                 return
             if keys[scope]:
-                self._spend(leases[keys[scope]], -rows)
+                self._spend(leases[keys[scope]], -rows, interval, now)
 
     def _undecided(self, keys: Sequence[str], rows: int, now: int) -> Denial | None:
         """Decides what the leases by themselves do not."""
@@ -195,15 +199,15 @@ class RedisLedger:
             return denial
         if not self._connection.up:
             return self._take_share(keys, rows, now)
-        leases: list[Lease] = []
+        leases: list[tuple[Lease, int]] = []
         for scope, _, interval, book in self._limited:
             if keys[scope]:
                 lease = book.find(keys[scope])
                 if lease is None or not lease.covers(rows, interval, now):
                     raise LeaseNeeded(keys, rows)
-                leases.append(lease)
-        for lease in leases:
-            self._spend(lease, rows)
+                leases.append((lease, interval))
+        for lease, interval in leases:
+            self._spend(lease, rows, interval, now)
         return None
 
     def _remembered(self, keys: Sequence[str], rows: int, now: int) -> Denial | None:
@@ -225,28 +229,30 @@ class RedisLedger:
         """Decides by what is held, and else by this replica's share of the quota."""
         wall, replicas = self._leasing.wall(), self._leasing.replicas()
         waits: list[tuple[int, int, bool]] = []
-        leases: list[Lease] = []
-        overdrafts: list[tuple[Overdraft, Quota]] = []
+        leases: list[tuple[Lease, int]] = []
+        overdrafts: list[tuple[Overdraft, Quota, Lease | None, Quota]] = []
         for scope, _, interval, book in self._limited:
             if not keys[scope]:
                 continue
             lease = book.values.get(keys[scope])
             if lease is not None and lease.covers(rows, interval, now):
-                leases.append(lease)
+                leases.append((lease, interval))
                 continue
             share = share_of(book.quota, replicas)
             overdraft = self._overdrafts[scope].find(keys[scope], now, wall)
-            rate, daily = overdraft.waits(share, rows, now, wall)
+            rate, daily = overdraft.waits(share, rows, now, wall, lease)
             waits += [(rate, -scope, False)] * (rate > 0)
             waits += [(daily, -scope, True)] * (daily > 0)
-            overdrafts.append((overdraft, share))
+            overdrafts.append((overdraft, share, lease, book.quota))
         if waits:
             wait, scope, daily_denies = max(waits)
             return Denial(-scope, daily_denies, wait)
-        for lease in leases:
-            self._spend(lease, rows)
-        for overdraft, share in overdrafts:
+        for lease, interval in leases:
+            self._spend(lease, rows, interval, now)
+        for overdraft, share, lease, quota in overdrafts:
             overdraft.take(share, rows, now)
+            if lease is not None:
+                lease.draw(rows, quota, replicas, now, overdraft.bucket.day)
         return None
 
     # Fetching.
@@ -299,22 +305,18 @@ class RedisLedger:
                 flights.add(flight)
             return flights
 
-    def _departure(
-        self, key: str, book: LeaseBook, lease: Lease, rows: int, now: int
-    ) -> _Flight:
+    def _departure(self, key: str, book: LeaseBook, lease: Lease, rows: int, now: int) -> _Flight:
         """What to ask for; what is left goes back with it."""
-        ask = lease.ask(
-            rows, book.quota, now, ahead=self._ahead, replicas=self._leasing.replicas()
-        )
+        ask = lease.ask(rows, book.quota, now, ahead=self._ahead, replicas=self._leasing.replicas())
         lease.queued = 0
-        rest = self._handed_over(key, book, lease)
+        rest = self._handed_over(key, book, lease, now)
         call = quota_call(
             self._key(book, key), book.quota, self._leasing.server_time, ask=ask, rest=rest
         )
         return _Flight(key, book, lease, book.quota, ask, rest, now, call)
 
     async def _fetch(self, flights: Sequence[_Flight]) -> None:
-        answers: Sequence[object] = [NotDone("cancelled")] * len(flights)
+        answers: Sequence[Any] = [NotDone("cancelled")] * len(flights)
         try:
             answers = await self._connection.run([flight.call for flight in flights])
         finally:
@@ -323,7 +325,7 @@ class RedisLedger:
                 for flight, answer in zip(flights, answers, strict=True):
                     self._land(flight, answer, received)
 
-    def _land(self, flight: _Flight, answer: object, received: int) -> None:
+    def _land(self, flight: _Flight, answer: Any, received: int) -> None:
         key, book, lease, quota, ask, rest, sent, _ = flight
         lease.flight = None
         if isinstance(answer, NotDone) and book.quota == quota:
@@ -331,16 +333,18 @@ class RedisLedger:
             lease.left = rest.rows
             self._held(key, book, lease, rest.day)
         elif not isinstance(answer, Failure):
-            grant = Grant.of(answer)  # type: ignore[arg-type] - the script's reply
+            grant = Grant.of(answer)
             if book.quota == quota:
                 pause = self._leasing.denial_seconds * NANOSECONDS
                 lease.renew(
                     grant, ask, quota, sent=sent, received=received,
                     pause=int(min(pause, quota.burst * quota.interval / 4)),
+                    replicas=self._leasing.replicas(),
                 )  # fmt: skip
                 self._held(key, book, lease, grant.day)
             elif grant.rows:
-                rest = Rest(grant.rows, grant.at, grant.lasts, grant.day)
+                piece = min(grant.rows * quota.interval, grant.lasts)
+                rest = Rest(grant.rows, piece, grant.at, grant.lasts, grant.day)
                 self._rests.append(
                     quota_call(self._key(book, key), quota, self._leasing.server_time, rest=rest)
                 )
@@ -352,9 +356,9 @@ class RedisLedger:
             if self._table is not None and book.quota.per_day:
                 lease.place = self._table.hold(self._key(book, key), day, lease.left)
 
-    def _handed_over(self, key: str, book: LeaseBook, lease: Lease) -> Rest:
+    def _handed_over(self, key: str, book: LeaseBook, lease: Lease, now: int) -> Rest:
         """What is left of a lease, which then holds nothing."""
-        rest = lease.rest()
+        rest = lease.rest(book.quota.interval, self._leasing.replicas(), now)
         lease.left = 0
         book.held.pop(key, None)
         if lease.place >= 0 and self._table is not None:
@@ -370,7 +374,7 @@ class RedisLedger:
             now = self._now()
             calls, self._rests = self._rests, []
             for book in self._books:
-                calls += self._emptied(book, now if idle else None)
+                calls += self._emptied(book, now, idle=idle)
         for start in range(0, len(calls), _BATCH):
             batch = calls[start : start + _BATCH]
             answers = await run(batch)
@@ -382,15 +386,15 @@ class RedisLedger:
                     if isinstance(answer, NotDone)
                 ][: _MOST_RESTS - len(self._rests)]
 
-    def _emptied(self, book: LeaseBook, idle_at: int | None = None) -> list[Call]:
-        """The calls that give back what is held: all, or what is idle at a moment."""
+    def _emptied(self, book: LeaseBook, now: int, *, idle: bool) -> list[Call]:
+        """The calls that give back what is held: all, or what nothing is spent of."""
         calls = []
         for key, lease in list(book.held.items()):
-            if lease.left and idle_at is not None and not lease.is_unused(idle_at):
+            if idle and lease.left and not lease.is_unused(now):
                 continue
-            rest = self._handed_over(key, book, lease)
+            rest = self._handed_over(key, book, lease, now)
             # What time has paid for is worth nothing, unless it is of a day too.
-            if rest.rows and (book.quota.per_day or idle_at is None or idle_at < lease.until):
+            if rest.piece or (rest.rows and book.quota.per_day):
                 calls.append(
                     quota_call(
                         self._key(book, key), book.quota, self._leasing.server_time, rest=rest
@@ -446,4 +450,3 @@ class RedisLedger:
 
     def _now(self) -> int:
         return int(self._leasing.clock() * NANOSECONDS)
-

@@ -9,6 +9,7 @@ from typing import Final
 
 from proxy.state.base import DAY_SECONDS, NANOSECONDS, Bucket, Quota, day_wait, rate_wait, same_day
 from proxy.state.keyed import Keyed
+from proxy.state.redis.lease import Lease
 from proxy.state.redis.quota_calls import Charge
 
 
@@ -49,23 +50,33 @@ class Overdraft:
         """Whether forgetting it would forgive nothing."""
         return not self.is_owing and self.bucket.is_fresh(now, day)
 
-    def waits(self, share: Quota, rows: int, now: int, wall: float) -> tuple[int, int]:
+    def waits(
+        self, share: Quota, rows: int, now: int, wall: float, lease: Lease | None = None
+    ) -> tuple[int, int]:
         """Whole seconds until the rate, and until the day, admit these rows; 0: now.
+
+        What was leased counts too: who had the share, or more, before the outage has none left.
 
         More than the share holds waits until all of it is there: the outage may be over by then.
         """
         day = int(wall) // DAY_SECONDS
         if share.per_day and not same_day(self.bucket.day, day):
             self.bucket.day, self.bucket.used, self.owed_today = day, 0, 0
+        used = Bucket()
+        used.clear, used.used = self.bucket.clear, self.bucket.used
+        used.day = self.bucket.day if share.per_day else day
+        if lease is not None:
+            used.clear = max(used.clear, lease.drawn)
+            used.used = max(used.used, lease.drawn_rows if lease.drawn_day == day else 0)
         rate = daily = 0
         if share.interval and rows > share.burst:
             rate = max(1, share.burst * share.interval // NANOSECONDS)
         elif share.interval:
-            rate = rate_wait(share, self.bucket, rows, now)
+            rate = rate_wait(share, used, rows, now)
         if share.per_day and rows > share.per_day:
             daily = int((day + 1) * DAY_SECONDS - wall) + 1
         elif share.per_day:
-            daily = day_wait(share, self.bucket, rows, wall)
+            daily = day_wait(share, used, rows, wall)
         return rate, daily
 
     def take(self, share: Quota, rows: int, now: int) -> None:

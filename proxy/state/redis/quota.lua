@@ -16,10 +16,10 @@ local need = number(ARGV[5]) -- grant none if there are fewer than this; 0: only
 local asked = number(ARGV[6]) -- rows that takes wait for now, at least need
 local wanted = number(ARGV[7]) -- rows that may be of use soon
 local divisor = number(ARGV[8]) -- of what there is, only this part is granted ahead
-local back, back_at, back_lasts, back_day =
-  number(ARGV[9]), number(ARGV[10]), number(ARGV[11]), number(ARGV[12])
+local back, back_piece, back_at, back_lasts, back_day =
+  number(ARGV[9]), number(ARGV[10]), number(ARGV[11]), number(ARGV[12]), number(ARGV[13])
 -- The charge: nanoseconds of the rate, and rows of a day.
-local owed, owed_rows, owed_day = number(ARGV[13]), number(ARGV[14]), number(ARGV[15])
+local owed, owed_rows, owed_day = number(ARGV[14]), number(ARGV[15]), number(ARGV[16])
 
 local timed = now == 0
 if timed then
@@ -58,12 +58,15 @@ local function joined(one, one_end, other, other_end)
   if one_end > other_end then
     one, one_end, other, other_end = other, other_end, one, one_end
   end
+  if one == 0 then
+    return other, other_end
+  end
   return one + other, math.min(other_end, one_end + other)
 end
 
 if back > 0 then
   local ends = math.min(debt, back_lasts - math.max(0, now - back_at) * 1000)
-  local piece = math.min(back * interval, ends)
+  local piece = math.min(back_piece, ends)
   if piece > 0 then
     spare, spare_end = joined(spare, spare_end, piece, ends)
     spare = math.min(spare, spare_end)

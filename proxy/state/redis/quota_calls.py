@@ -19,12 +19,14 @@ class Rest(NamedTuple):
 
     Attributes:
         rows: unspent.
+        piece: nanoseconds of the rate's debt that they still are.
         at: when it was granted, in the server's microseconds of the epoch.
         lasts: nanoseconds from then until it is worth nothing to a rate.
         day: the day that its rows count for.
     """
 
     rows: int = 0
+    piece: int = 0
     at: int = 0
     lasts: int = 0
     day: int = 0

@@ -1,31 +1,37 @@
 -- One record of sketches: all that is known of one key, in one string.
 --
 -- KEYS[1]  the record
--- ARGV[1]  'exchange', 'look' or 'forgive'
--- ARGV[2]  the layout: f64 retention (ms), recovery (nats a ms), ceiling (nats), offset of the clock
---          (ms); u32 bytes of an entry, entries of the ring
--- ARGV[3]  the delta: replica (8 bytes); u32 sequence, seconds since it was first sent (0: just
---          now); f64 epoch, cursor; u8 families; f64 total, peak and level of each
--- ARGV[4]  sums to add: f64 each; or ''
--- ARGV[5]  marks, of which the larger stays: u16 how many; u16 index and u8 value of each that is
---          not 0; or ''
--- ARGV[6]  entries of the ring, the oldest first; or ''
+-- ARGV[1]  u8 what to do: 0 exchange, 1 look, 2 forgive
+--          the layout: f64 retention (ms), recovery (nats a ms), ceiling (nats), offset of the
+--          clock (ms); u32 bytes of an entry, entries of the ring
+--          the delta: replica (8 bytes); u32 sequence, seconds since it was first sent (0: just
+--          now); f64 epoch, cursor; u8 families; u16 bytes of sums, of marks; f64 total, peak and
+--          level of each family; sums, f64 each; marks, of which the larger stays: none, or u16 how
+--          many, and those of their blocks that are not all 0, in order: u16 index, 16 marks;
+--          entries of the ring, the oldest first
 --
--- 'exchange' and 'look' answer {outcome, f64 epoch, cursor and levels, sums, marks, entries, 1 if
--- there is or was evidence}; 'look' answers nil for a key that nobody knows. 'forgive' answers 0.
+-- An exchange and a look answer {outcome, f64 epoch, cursor and levels, sums, marks, entries, 1 if
+-- there is or was evidence worth a place on the board}; a look answers nil for a key that nobody
+-- knows. Forgiving answers 0.
 --
 -- Each delta counts once: the record keeps the last sequence of the replicas that wrote to it.
 -- The first write of every path is one that a full server refuses, so that nothing is half done.
 
+local EXCHANGE, LOOK, FORGIVE = 0, 1, 2
 local APPLIED, AGAIN, FORGIVEN, DOUBTFUL = 0, 1, 2, 3
--- version, families, sums, bytes of marks, replicas, bytes of an entry, ring, next place of the ring,
--- epoch, touched (ms), born (s), entries ever, when the last replica forgotten here had written (s)
-local FIXED, FIXED_BYTES, VERSION = '<BBHHHHI4I4I6I6I4I6I4', 44, 1
+-- version, families, bytes of sums, of marks, replicas, bytes of an entry, ring, entries held, next
+-- place of the ring, epoch, touched (ms), born (s), entries ever, when the last replica forgotten
+-- here had written (s)
+local FIXED, FIXED_BYTES, VERSION = '<BBHHHHI4I4I4I6I6I4I6I4', 48, 1
 local REPLICA_BYTES, MOST_REPLICAS, REPLICA_SECONDS = 16, 128, 3600
-local CHUNK = 64
+local BLOCK_BYTES = 18 -- of marks
+local HEAD_BYTES = 2048 -- of most records: they are read at once
+local EXPIRY_MS = 600000 -- how exact the server's own expiry is; ours is exact
+local NOTABLE = 1 -- nats
 
-local key, mode = KEYS[1], ARGV[1]
-local retention, recovery, ceiling, offset, entry, ring = struct.unpack('<ddddI4I4', ARGV[2])
+local key = KEYS[1]
+local mode, retention, recovery, ceiling, offset, entry, ring, replica, sequence, waited, epoch,
+    cursor, families, sums_bytes, marks_bytes, at = struct.unpack('<BddddI4I4c8I4I4ddBHH', ARGV[1])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000) + offset
 local second = math.floor(now / 1000)
@@ -43,42 +49,43 @@ end
 local function fresh(epoch, levels, count)
     return {
         levels = levels, replicas = '', marks = '', sums = '', held = 0, next = 0, epoch = epoch,
-        born = second, count = count, forgotten = 0,
+        touched = 0, born = second, count = count, forgotten = 0,
     }
 end
 
 -- The record as it is now, or nil.
 local function read()
-    local fixed = redis.call('GETRANGE', key, 0, FIXED_BYTES - 1)
-    if #fixed < FIXED_BYTES or string.byte(fixed) ~= VERSION then
+    local head = redis.call('GETRANGE', key, 0, HEAD_BYTES - 1)
+    if #head < FIXED_BYTES or string.byte(head) ~= VERSION then
         return nil
     end
     local record = {}
-    local _, families, sums, marks, replicas, bytes, places, touched
-    _, families, sums, marks, replicas, bytes, places, record.next, record.epoch, touched,
-        record.born, record.count, record.forgotten = struct.unpack(FIXED, fixed)
-    if now - touched >= retention then
+    local _, families, sums, marks, replicas, bytes, places
+    _, families, sums, marks, replicas, bytes, places, record.held, record.next, record.epoch,
+        record.touched, record.born, record.count, record.forgotten = struct.unpack(FIXED, head)
+    if now - record.touched >= retention then
         return nil
     end
-    record.size = FIXED_BYTES + 8 * families + REPLICA_BYTES * replicas + marks + 8 * sums
-    local head = redis.call('GETRANGE', key, FIXED_BYTES, record.size - 1)
-    record.levels = families > 0 and doubles(head, 1, families) or {}
-    local lost = math.max(0, now - touched) * recovery
+    record.size = FIXED_BYTES + 8 * families + REPLICA_BYTES * replicas + marks + sums
+    if record.size > #head then
+        head = head .. redis.call('GETRANGE', key, #head, record.size - 1)
+    end
+    local lost = math.max(0, now - record.touched) * recovery
+    record.levels = families > 0 and doubles(head, FIXED_BYTES + 1, families) or {}
     for family = 1, families do
         record.levels[family] = math.max(0, record.levels[family] - lost)
     end
-    local at = 8 * families
-    record.replicas = string.sub(head, at + 1, at + REPLICA_BYTES * replicas)
-    at = at + REPLICA_BYTES * replicas
+    local from = FIXED_BYTES + 8 * families
+    record.replicas = string.sub(head, from + 1, from + REPLICA_BYTES * replicas)
+    from = from + REPLICA_BYTES * replicas
     if second - record.born >= retention / 1000 then -- a new day: what it counts begins anew
         record.born, record.marks, record.sums = second, '', ''
     else
-        record.marks = string.sub(head, at + 1, at + marks)
-        record.sums = string.sub(head, at + marks + 1)
+        record.marks = string.sub(head, from + 1, from + marks)
+        record.sums = string.sub(head, from + marks + 1, record.size)
     end
-    record.held = 0
-    if bytes == entry and places == ring and entry > 0 then
-        record.held = (redis.call('STRLEN', key) - record.size) / entry
+    if bytes ~= entry or places ~= ring then
+        record.held, record.next = 0, 0
     end
     return record
 end
@@ -91,11 +98,12 @@ local function write(record, entries)
     local place = record.held < ring and record.held or record.next
     local after = ring > 0 and (place + added) % ring or 0
     local head = struct.pack(
-        FIXED, VERSION, #record.levels, #record.sums / 8, #record.marks,
-        #record.replicas / REPLICA_BYTES, entry, ring, after, record.epoch, now, record.born,
-        record.count, record.forgotten
+        FIXED, VERSION, #record.levels, #record.sums, #record.marks,
+        #record.replicas / REPLICA_BYTES, entry, ring, record.held + grown, after, record.epoch,
+        now, record.born, record.count, record.forgotten
     ) .. packed(record.levels) .. record.replicas .. record.marks .. record.sums
-    if grown > 0 or #head ~= record.size or record.held == 0 then
+    local whole = grown > 0 or #head ~= record.size or record.held == 0
+    if whole then
         local old = ''
         if record.held > 0 then
             old = redis.call('GETRANGE', key, record.size, record.size + record.held * entry - 1)
@@ -104,14 +112,16 @@ local function write(record, entries)
     else
         redis.call('SETRANGE', key, 0, head)
     end
-    local at, done = (place + grown) % math.max(ring, 1), grown
+    local to, done = (place + grown) % math.max(ring, 1), grown
     while done < added do -- the rest goes over the oldest, at most around the end once
-        local run = math.min(added - done, ring - at)
-        redis.call('SETRANGE', key, #head + at * entry,
+        local run = math.min(added - done, ring - to)
+        redis.call('SETRANGE', key, #head + to * entry,
             string.sub(entries, done * entry + 1, (done + run) * entry))
-        at, done = 0, done + run
+        to, done = 0, done + run
     end
-    redis.call('PEXPIRE', key, retention)
+    if whole or math.floor(now / EXPIRY_MS) ~= math.floor(record.touched / EXPIRY_MS) then
+        redis.call('PEXPIRE', key, retention + EXPIRY_MS)
+    end
 end
 
 -- The entries added since a cursor that the ring still holds.
@@ -135,35 +145,55 @@ local function add(known, added)
     if #known ~= #added then
         return added
     end
-    local pieces = {}
-    for from = 1, #added, 8 * CHUNK do -- Lua's stack is small
-        local count = math.min(CHUNK, (#added - from + 1) / 8)
-        local x, y = doubles(known, from, count), doubles(added, from, count)
-        for i = 1, count do
-            x[i] = x[i] + y[i]
-        end
-        pieces[#pieces + 1] = packed(x)
+    local pieces, count, from = {}, 0, 1
+    while from + 63 <= #added do -- eight at a time: no tables
+        local a, b, c, d, e, f, g, h = struct.unpack('<dddddddd', known, from)
+        local i, j, k, l, m, n, o, p = struct.unpack('<dddddddd', added, from)
+        count = count + 1
+        pieces[count] =
+            struct.pack('<dddddddd', a + i, b + j, c + k, d + l, e + m, f + n, g + o, h + p)
+        from = from + 64
+    end
+    while from < #added do
+        local a, b = struct.unpack('<d', known, from), struct.unpack('<d', added, from)
+        count = count + 1
+        pieces[count] = struct.pack('<d', a + b)
+        from = from + 8
     end
     return table.concat(pieces)
 end
 
+-- The bytes of two blocks of marks of one index, of which the larger stay.
+local function larger_block(known, added)
+    local x, y = {string.byte(known, 3, BLOCK_BYTES)}, {string.byte(added, 3, BLOCK_BYTES)}
+    for at = 1, BLOCK_BYTES - 2 do
+        x[at] = math.max(x[at], y[at])
+    end
+    return string.sub(known, 1, 2) .. string.char(unpack(x))
+end
+
 local function larger(known, added)
-    if string.sub(known, 1, 2) ~= string.sub(added, 1, 2) then
+    if known == added or #known == 0 or string.sub(known, 1, 2) ~= string.sub(added, 1, 2) then
         return added
     end
-    for from = 3, #added, 3 do
-        local index, value = string.sub(added, from, from + 1), string.byte(added, from + 2)
-        local at = string.find(known, index, 3, true)
-        while at and at % 3 ~= 0 do
-            at = string.find(known, index, at + 1, true)
+    local pieces, count, i, j = {string.sub(known, 1, 2)}, 1, 3, 3
+    while i <= #known or j <= #added do -- both are in order
+        local a = string.sub(known, i, i + BLOCK_BYTES - 1)
+        local b = string.sub(added, j, j + BLOCK_BYTES - 1)
+        local first = a ~= '' and struct.unpack('<H', a) or math.huge
+        local second = b ~= '' and struct.unpack('<H', b) or math.huge
+        count = count + 1
+        if first <= second then
+            pieces[count] = (first < second or a == b) and a or larger_block(a, b)
+            i = i + BLOCK_BYTES
+        else
+            pieces[count] = b
         end
-        if not at then
-            known = known .. string.sub(added, from, from + 2)
-        elseif value > string.byte(known, at + 2) then
-            known = string.sub(known, 1, at + 1) .. string.char(value) .. string.sub(known, at + 3)
+        if second <= first then
+            j = j + BLOCK_BYTES
         end
     end
-    return known
+    return table.concat(pieces)
 end
 
 -- Whether this sequence of the replica counts; if so it is noted, the latest replica first.
@@ -195,9 +225,9 @@ local function note(record, replica, sequence, waited)
     return APPLIED
 end
 
-local function evidence(record)
+local function notable(record)
     for _, level in ipairs(record.levels) do
-        if level > 0 then
+        if level >= NOTABLE then
             return true
         end
     end
@@ -213,12 +243,11 @@ end
 
 local record = read()
 
-if mode == 'look' then
-    local _, _, _, _, cursor = struct.unpack('<c8I4I4dd', ARGV[3])
-    return record and answer(APPLIED, record, since(record, cursor), evidence(record))
+if mode == LOOK then
+    return record and answer(APPLIED, record, since(record, cursor), notable(record))
 end
 
-if mode == 'forgive' then
+if mode == FORGIVE then
     -- Later than any epoch that the key ever had, even if its record was forgotten meanwhile.
     local epoch, levels, count = second, {}, 0
     if record then
@@ -231,8 +260,12 @@ if mode == 'forgive' then
     return 0
 end
 
-local replica, sequence, waited, epoch, cursor, families, at = struct.unpack('<c8I4I4ddB', ARGV[3])
-local learnt = doubles(ARGV[3], at, 3 * families)
+local learnt = families > 0 and doubles(ARGV[1], at, 3 * families) or {}
+at = at + 24 * families
+local sums = string.sub(ARGV[1], at, at + sums_bytes - 1)
+local marks = string.sub(ARGV[1], at + sums_bytes, at + sums_bytes + marks_bytes - 1)
+local added = string.sub(ARGV[1], at + sums_bytes + marks_bytes)
+
 if not record or record.epoch < epoch then
     -- Unknown, lost, or of before a forgiveness that was lost: as the replica knows it.
     local levels = {}
@@ -243,7 +276,7 @@ if not record or record.epoch < epoch then
 end
 record.count = math.max(record.count, cursor)
 local entries = since(record, cursor)
-local noted = evidence(record)
+local noted = notable(record)
 local outcome = FORGIVEN
 if record.epoch == epoch then
     outcome = note(record, replica, sequence, waited)
@@ -256,14 +289,14 @@ for family = 1, families do
     record.levels[family] =
         math.min(ceiling, math.max((record.levels[family] or 0) + total, peak))
 end
-if ARGV[4] ~= '' then
-    record.sums = add(record.sums, ARGV[4])
+if sums ~= '' then
+    record.sums = add(record.sums, sums)
 end
-if ARGV[5] ~= '' then
-    record.marks = larger(record.marks, ARGV[5])
+if marks ~= '' then
+    record.marks = larger(record.marks, marks)
 end
 if entry > 0 then
-    record.count = record.count + #ARGV[6] / entry
+    record.count = record.count + #added / entry
 end
-write(record, ARGV[6])
-return answer(outcome, record, entries, noted or evidence(record))
+write(record, added)
+return answer(outcome, record, entries, noted or notable(record))

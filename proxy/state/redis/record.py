@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,11 +15,14 @@ from detectors.patterns.exchange import Delta, Layout, Merged
 
 _MILLISECONDS: Final = 1000.0
 _HOUR_MILLISECONDS: Final = 3_600_000.0
-_LAYOUT: Final = struct.Struct("<ddddII")
-_SENT: Final = struct.Struct("<8sIIddB")
+_HEAD: Final = struct.Struct("<BddddII8sIIddBHH")
 _MARKS: Final = struct.Struct("<H")
-_MARK: Final = np.dtype([("index", "<u2"), ("value", "u1")])
+_BLOCK: Final = 16
+_BLOCKS: Final = np.dtype([("index", "<u2"), ("marks", "u1", (_BLOCK,))])
 _NO_STRETCH: Final = (0.0, 0.0)
+_EXCHANGE: Final = 0
+_LOOK: Final = 1
+_FORGIVE: Final = 2
 EVERYTHING: Final = float(1 << 52)
 """A cursor that has seen every entry."""
 
@@ -42,44 +45,91 @@ class Answer(NamedTuple):
     outcome: int
     merged: Merged
     notable: bool
-    """Whether there is evidence, or was until now."""
+    """Whether there is evidence worth a place on the board, or was until now."""
 
 
-def layout_words(layout: Layout, key: str, offset: float) -> bytes:
-    """The layout for one key. ``offset``: seconds by which the server's clock is taken to be
-    ahead."""
-    return _LAYOUT.pack(
-        round(layout.retention * _MILLISECONDS),
-        layout.recovery / _HOUR_MILLISECONDS,
-        layout.ceiling,
-        round(offset * _MILLISECONDS),
-        layout.entry_bytes,
-        layout.ring_of(key),
-    )
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What calls upon the records of one layout say.
 
+    Attributes:
+        replica: 8 bytes that are this process's alone.
+    """
 
-def look_words(cursor: float) -> bytes:
-    """To see the record, with the entries since a cursor."""
-    return _SENT.pack(b"", 0, 0, 0.0, cursor, 0)
+    layout: Layout
+    replica: bytes
 
-
-def delta_words(
-    delta: Delta, entries: bytes, replica: bytes, sequence: int, waited: int
-) -> tuple[bytes, bytes, bytes, bytes]:
-    """A delta to be added; ``entries`` are those of it that the ring holds."""
-    stretches, levels = delta.stretches, delta.levels
-    families = max(len(stretches), len(levels))
-    head = _SENT.pack(replica, sequence, waited, delta.epoch, delta.cursor, families)
-    if families:
-        each = (
-            (
-                *(stretches[family] if family < len(stretches) else _NO_STRETCH),
-                levels[family] if family < len(levels) else 0.0,
-            )
-            for family in range(families)
+    def exchange(
+        self, delta: Delta, entries: bytes, sequence: int, waited: int, offset: float
+    ) -> bytes:
+        """To add a delta; ``entries`` are those of it that the ring holds, ``waited`` the seconds
+        since it was first sent, 0 if this is the first time."""
+        stretches, levels = delta.stretches, delta.levels
+        families = max(len(stretches), len(levels))
+        marks = _sparse(delta.marks) if delta.marks else b""
+        sums = delta.sums
+        head = self._head(
+            _EXCHANGE,
+            delta.key,
+            offset,
+            sequence=sequence,
+            waited=waited,
+            epoch=delta.epoch,
+            cursor=delta.cursor,
+            families=families,
+            sums=len(sums),
+            marks=len(marks),
         )
-        head += _doubles(3 * families).pack(*chain.from_iterable(each))
-    return head, delta.sums, _sparse(delta.marks) if delta.marks else b"", entries
+        learnt = b""
+        if families:
+            none = (_NO_STRETCH,) * (families - len(stretches))
+            known = (*levels, *(0.0,) * (families - len(levels)))
+            each = zip((*stretches, *none), known, strict=True)
+            numbers = [number for (total, peak), level in each for number in (total, peak, level)]
+            learnt = _doubles(3 * families).pack(*numbers)
+        return b"".join((head, learnt, sums, marks, entries))
+
+    def look(self, key: str, cursor: float, offset: float) -> bytes:
+        """To see a record, with the entries since a cursor."""
+        return self._head(_LOOK, key, offset, cursor=cursor)
+
+    def forgive(self, key: str, offset: float) -> bytes:
+        """To empty a record, for a later epoch."""
+        return self._head(_FORGIVE, key, offset)
+
+    def _head(
+        self,
+        mode: int,
+        key: str,
+        offset: float,
+        *,
+        sequence: int = 0,
+        waited: int = 0,
+        epoch: float = 0.0,
+        cursor: float = 0.0,
+        families: int = 0,
+        sums: int = 0,
+        marks: int = 0,
+    ) -> bytes:
+        """``offset``: seconds by which the server's clock is taken to be ahead."""
+        layout = self.layout
+        return _HEAD.pack(
+            mode,
+            round(layout.retention * _MILLISECONDS),
+            layout.recovery / _HOUR_MILLISECONDS,
+            layout.ceiling,
+            round(offset * _MILLISECONDS),
+            layout.entry_bytes,
+            layout.ring_of(key),
+            self.replica,
+            sequence,
+            waited,
+            epoch,
+            cursor,
+            families,
+            sums,
+            marks,
+        )
 
 
 def answer(key: str, reply: Sequence[Any], own: bytes, layout: Layout) -> Answer:
@@ -100,20 +150,21 @@ def _doubles(count: int) -> struct.Struct:
 
 
 def _sparse(marks: bytes) -> bytes:
-    """Marks as ``record.lua`` keeps them: most are 0."""
-    values = np.frombuffer(marks, "u1")
-    places = values.nonzero()[0]
-    found = np.empty(len(places), _MARK)
+    """Marks as ``record.lua`` keeps them: without the blocks in which all are 0."""
+    blocks = np.frombuffer(marks + bytes(-len(marks) % _BLOCK), "u1").reshape(-1, _BLOCK)
+    places = np.flatnonzero(blocks.any(axis=1))
+    found = np.empty(len(places), _BLOCKS)
     found["index"] = places
-    found["value"] = values[places]
+    found["marks"] = blocks[places]
     return _MARKS.pack(len(marks)) + found.tobytes()
 
 
 def _dense(kept: bytes) -> bytes:
-    found = np.frombuffer(kept, _MARK, offset=_MARKS.size)
-    marks = np.zeros(_MARKS.unpack_from(kept)[0], "u1")
-    marks[found["index"]] = found["value"]
-    return marks.tobytes()
+    (count,) = _MARKS.unpack_from(kept)
+    found = np.frombuffer(kept, _BLOCKS, offset=_MARKS.size)
+    blocks = np.zeros((-(-count // _BLOCK), _BLOCK), "u1")
+    blocks[found["index"]] = found["marks"]
+    return blocks.tobytes()[:count]
 
 
 def _without(entries: bytes, own: bytes, size: int) -> bytes:

@@ -1,9 +1,9 @@
 """Sketches that all replicas share: one record a key on the server, one call a key and exchange.
 
 Nothing is lost or added twice while the server cannot be reached: deltas wait in a spool, and each
-carries a sequence by which the server knows what it has added. What a server loses that is killed
-without persistence, or fails over before it has replicated, is begun anew from the levels that the
-deltas lie on.
+carries a sequence by which the server knows what it has added. A key that the server has lost (it
+was killed without persistence, or emptied) begins anew from the levels that the deltas lie on. What
+a failover loses of a key that it still knows, its last moments, is lost.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -24,10 +25,8 @@ from proxy.state.redis.record import (
     EVERYTHING,
     Answer,
     Outcome,
+    Words,
     answer,
-    delta_words,
-    layout_words,
-    look_words,
 )
 from proxy.state.redis.spool import Sent, Spool
 
@@ -86,7 +85,7 @@ class RedisSketches:
         self._name = quote(name, safe="/")
         self._board = f"bz:{{{self._name}}}:board"
         self._bans = f"bz:{{{self._name}}}:bans"
-        self._replica = replica
+        self._words = Words(layout, replica)
         self._clock = clock
         self._ahead = ahead
         self._spool = Spool(layout, spool)
@@ -106,7 +105,9 @@ class RedisSketches:
 
     def configure(self, layout: Layout) -> None:
         """Lays records out so from now on. Rings of another layout are forgotten."""
-        self._layout = self._spool.layout = layout
+        self._layout = layout
+        self._spool.configure(layout)
+        self._words = replace(self._words, layout=layout)
 
     async def exchange(self, deltas: Sequence[Delta]) -> Sequence[Merged]:
         """As ``base.Sketches.exchange``. It also answers keys that had waited; without deltas it
@@ -157,12 +158,8 @@ class RedisSketches:
         delta = sent.delta
         waited = math.ceil(max(0.0, self._clock() - sent.at)) + 1 if sent.again else 0
         entries = newest(delta.entries, delta.key, self._layout)
-        words = delta_words(delta, entries, self._replica, sent.sequence, waited)
-        return self._on_record(delta.key, "exchange", *words)
-
-    def _on_record(self, key: str, what: str, *words: bytes) -> Call:
-        layout = layout_words(self._layout, key, self._ahead())
-        return Call(_RECORD, self._key(key), (what, layout, *words))
+        words = self._words.exchange(delta, entries, sent.sequence, waited, self._ahead())
+        return Call(_RECORD, self._key(delta.key), (words,))
 
     def _receive(self, key: str, sent: Sent, reply: Any) -> Answer | None:
         """The answer for the tracker; None if its key has more to send first."""
@@ -181,12 +178,12 @@ class RedisSketches:
                 level = max(known.merged.levels, default=0.0)
                 words += (_plain(key[len(_CLIENT) :]), _LEVEL.pack(level))
         if words:
-            await self._runner.run([self._on_board(_BOARD_CLIENTS, *words)])
+            await self._runner.run([self._on_board(*words)])
 
-    def _on_board(self, most: int, *words: str | bytes) -> Call:
+    def _on_board(self, *words: str | bytes) -> Call:
         layout = self._layout
         head = _BOARD_WORDS.pack(
-            layout.recovery / _HOUR_MILLISECONDS, self._ahead() * _MILLISECONDS, most
+            layout.recovery / _HOUR_MILLISECONDS, self._ahead() * _MILLISECONDS, _BOARD_CLIENTS
         )
         retention = round(layout.retention * _MILLISECONDS)
         return Call(_BOARD, self._board, (head, retention, *words))
@@ -200,33 +197,41 @@ class RedisSketches:
         return (await self._look([key], 0.0))[0]
 
     async def _look(self, keys: Sequence[str], cursor: float) -> list[Merged | None]:
-        words = look_words(cursor)
-        replies = await self._ask([self._on_record(key, "look", words) for key in keys])
+        ahead = self._ahead()
+        replies = await self._ask(
+            [Call(_RECORD, self._key(key), (self._words.look(key, cursor, ahead),)) for key in keys]
+        )
         return [
             None if reply is None else answer(key, reply, b"", self._layout).merged
             for key, reply in zip(keys, replies, strict=True)
         ]
 
     async def strongest(self, most: int) -> Sequence[tuple[str, float]]:
-        """As ``base.Sketches.strongest``; of at most 1000 clients.
+        """As ``base.Sketches.strongest``; of at most 1000 clients, and those with less than one
+        nat may lack.
 
         Raises:
             StateUnavailable: if the state cannot be reached.
         """
-        (reply,) = await self._ask([self._on_board(max(0, most))])
-        # The board is told after the records: the records are what holds.
+        (reply,) = await self._ask([self._on_board()])
+        # The board is told after the records, and not of what expires: the records are what holds.
         clients = [client.decode() for client in reply]
-        records = await self._look([_CLIENT + client for client in clients], EVERYTHING)
-        found = (
-            (client, max(record.levels, default=0.0))
-            for client, record in zip(clients, records, strict=True)
-            if record is not None
-        )
-        return sorted((pair for pair in found if pair[1] > 0), key=lambda pair: -pair[1])
+        found: list[tuple[str, float]] = []
+        while clients and len(found) < most:
+            some, clients = clients[:_BATCH], clients[_BATCH:]
+            records = await self._look([_CLIENT + client for client in some], EVERYTHING)
+            for client, record in zip(some, records, strict=True):
+                level = max(record.levels, default=0.0) if record else 0.0
+                if level > 0:
+                    found.append((client, level))
+        return sorted(found, key=lambda pair: -pair[1])[: max(0, most)]
 
     async def forgive(self, client: str) -> None:
         """As ``base.Sketches.forgive``."""
-        await self._ask([self._on_record(_CLIENT + client, "forgive")])
+        key = _CLIENT + client
+        words = self._words.forgive(key, self._ahead())
+        await self._ask([Call(_RECORD, self._key(key), (words,))])
+        await self._runner.run([self._on_board(_plain(client), _LEVEL.pack(0.0))])
 
     async def ban(self, client: str, seconds: float) -> None:
         """As ``base.Sketches.ban``.

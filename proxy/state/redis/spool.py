@@ -80,6 +80,20 @@ class Spool:
     def __iter__(self) -> Iterator[str]:
         return iter(self._waiting)
 
+    def configure(self, layout: Layout) -> None:
+        """Lays records out so from now on. Entries of another layout are forgotten."""
+        if (layout.entry_bytes, layout.ring, layout.shared_ring) != (
+            self.layout.entry_bytes, self.layout.ring, self.layout.shared_ring,
+        ):  # fmt: skip
+            for waiting in self._waiting.values():
+                waiting.own = b""
+                if waiting.sent is not None:
+                    bare = replace(waiting.sent.delta, entries=b"")
+                    waiting.sent = replace(waiting.sent, delta=bare)
+                if waiting.pending is not None:
+                    waiting.pending = replace(waiting.pending, entries=b"")
+        self.layout = layout
+
     def add(self, delta: Delta) -> None:
         """Lets a delta wait, behind what waits for its key."""
         waiting = self._waiting.get(delta.key)

@@ -177,7 +177,7 @@ class RedisState:
             self._tending = asyncio.create_task(self._tend())
 
     async def close(self) -> None:
-        """Gives back what is held, if it can be within the time of a round trip, and disconnects."""
+        """Gives back what is held, as far as Redis is there, and disconnects."""
         if self._tending is not None:
             self._tending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -225,7 +225,7 @@ class RedisState:
         held = clear(table)
         calls = [
             quota_call(
-                lease.key, _DAILY, self._server_time, rest=Rest(lease.rows, 0, 0, lease.day)
+                lease.key, _DAILY, self._server_time, rest=Rest(rows=lease.rows, day=lease.day)
             )
             for lease in held
         ]

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from detectors.calibration import rows_needed
 from detectors.outlier import REGISTRY
+from detectors.training import fit as fitting
 from detectors.training.fit import fit
+from detectors.training.patterns import PatternRowsError, fit_patterns
 from detectors.training.readers import DataError
 from detectors.training.splits import MIN_MERGE, MIN_TRAIN, TooFewRowsError, distinct, split
 
@@ -52,11 +54,61 @@ def test_distinct_keeps_the_first_of_each():
     assert distinct(rows).tolist() == [0, 1, 4]
 
 
+@given(st.integers(150, 3_000), st.integers(0, 1_500))
+def test_a_split_leaves_so_many_for_the_threshold(count, least):
+    alone = split(count, 0.3, 0.05, seed=1)
+    if count < least + MIN_TRAIN + MIN_MERGE:
+        with pytest.raises(ValueError, match="leave fewer than"):
+            split(count, 0.3, 0.05, seed=1, least=least)
+        return
+    parts = split(count, 0.3, 0.05, seed=1, least=least)
+    assert len(parts.threshold) >= least
+    assert len(parts.train) >= MIN_TRAIN
+    assert len(parts.merge) >= MIN_MERGE
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(count))
+    if least <= len(alone.threshold):
+        assert all((a == b).all() for a, b in zip(alone, parts, strict=True))
+
+
 def test_too_few_rows_says_how_many():
     with pytest.raises(TooFewRowsError, match=r"3144 distinct rows, 3145 needed \(2995 to keep"):
         fit(draw(3144))
     fitted = fit(draw(3145), kinds=("mahalanobis",))
     assert fitted.scorer.calibration.scores.size == 2995
+
+
+def test_too_few_rows_for_patterns_says_how_many():
+    with pytest.raises(PatternRowsError, match="takes 300 distinct rows") as caught:
+        fit(draw(449), alpha=0.05, client_alarm_budget=0.01)
+    assert (caught.value.have, caught.value.need) == (299, 300)
+    fitted = fit(draw(450), kinds=("mahalanobis",), alpha=0.05, client_alarm_budget=0.01)
+    assert (fitted.patterns.space, fitted.patterns.streams) == (100, 300)
+    assert fitted.patterns.budget == 0.01
+
+
+def test_patterns_are_calibrated_on_rows_that_fitted_nothing(monkeypatch):
+    """On those that set the threshold, each with its p-value against the others."""
+    given = {}
+
+    def fake(space, streams, **named):
+        given.update(named, space=space, streams=streams)
+        return fit_patterns(space, streams, **named)
+
+    monkeypatch.setattr(fitting, "fit_patterns", fake)
+    rows = np.vstack([draw(900), draw(900)])
+    labels = np.array([str(index % 900 % 3) for index in range(1800)])
+    fitted = fit(rows, alpha=0.05, client_alarm_budget=0.01, labels=labels)
+    assert fitted.training.classes == {"0": 600, "1": 600, "2": 600}
+    parts = split(900, 0.05, 0.05, 0)
+    np.testing.assert_array_equal(given["space"], rows[parts.train])
+    np.testing.assert_array_equal(given["streams"], rows[parts.threshold])
+    np.testing.assert_array_equal(given["stream_labels"], labels[parts.threshold])
+    scores = fitted.scorer.score(given["streams"]).merged
+    for index in range(0, len(scores), 37):
+        others = np.delete(scores, index)
+        expected = (1 + (others >= scores[index] - 1e-9).sum()) / (others.size + 1)
+        assert given["stream_p"][index] == pytest.approx(expected)
+    assert given["seed"] > 2**64
 
 
 def test_duplicates_do_not_count():

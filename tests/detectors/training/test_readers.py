@@ -118,18 +118,18 @@ def test_bad(tmp_path, name):
 @pytest.mark.parametrize("labels", [np.array([0, 1, 1, 2]), np.array([0.0, 1.0, 1.0, 2.0])])
 def test_labels(tmp_path, labels):
     np.save(tmp_path / "y.npy", labels)
-    assert read_labels(tmp_path / "y.npy", 4) == {"0": 1, "1": 2, "2": 1}
+    assert sorted(read_labels(tmp_path / "y.npy", 4)) == ["0", "1", "1", "2"]
 
 
 @pytest.mark.parametrize("content", ["cat\ndog\ncat\ncat\n", '"cat"\n"dog"\n"cat"\n"cat"\n'])
 def test_labels_in_words(tmp_path, content):
     (tmp_path / "y.csv").write_text(content)
-    assert read_labels(tmp_path / "y.csv", 4) == {"cat": 3, "dog": 1}
+    assert sorted(read_labels(tmp_path / "y.csv", 4)) == ["cat", "cat", "cat", "dog"]
 
 
 def test_labels_with_a_heading(tmp_path):
     (tmp_path / "y.csv").write_text("class\n1\n2\n")
-    assert read_labels(tmp_path / "y.csv", 2) == {"1": 1, "2": 1}
+    assert sorted(read_labels(tmp_path / "y.csv", 2)) == ["1", "2"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Clients over the admin listener: what may be asked, and what is done."""
 
 import contextlib
+import gzip
 import json
 
 import aiohttp
@@ -268,6 +269,15 @@ async def test_what_a_form_could_send_is_refused(below, kind):
     async with served(source) as url:
         headers = {"Content-Type": kind}
         status, _ = await ask(f"{url}/{ONE}/{below}", "POST", b'{"seconds":1}', headers)
+    assert (status, source.calls) == (415, [])
+
+
+async def test_a_coded_body_is_refused():
+    source = Source()
+    async with served(source) as url:
+        headers = JSON | {"Content-Encoding": "gzip"}
+        body = gzip.compress(b'{"seconds":1}')
+        status, _ = await ask(f"{url}/{ONE}/ban", "POST", body, headers)
     assert (status, source.calls) == (415, [])
 
 

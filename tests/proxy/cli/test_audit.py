@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from proxy.cli.audit import audit
 from proxy.settings.models import Settings
-from proxy.telemetry.audit_chain import Link, digest, head_path
+from proxy.telemetry.audit_chain import Link, chain_path, digest, head_path
 from proxy.telemetry.audit_file import AuditFile
 
 
@@ -137,3 +137,124 @@ def test_a_record_that_cannot_be_read_is_usage(log, value):
     result = verify(log, "--expect-head", value)
     assert result.exit_code == 2
     assert "SEQ:SHA256" in result.output
+
+
+def write_chain(path, records, workers=None):
+    """Writes a chain of so many records, the first of which says how many workers there are."""
+    file = AuditFile(path, keep=3)
+    link, data = file.link, b""
+    for number in range(records):
+        told = b',"type":"started","workers":%d' % workers if workers and not number else b""
+        line = b'{"seq":%d,"prev":"%b"%b}' % (link.seq + 1, link.hash.encode(), told)
+        link, data = Link(link.seq + 1, digest(line)), data + line + b"\n"
+    file.write(data, link)
+    file.close()
+
+
+@pytest.fixture
+def chains(tmp_path):
+    """The chains of three workers, of 1, 2 and 3 records."""
+    path = tmp_path / "audit.jsonl"
+    for worker in (1, 2, 3):
+        write_chain(chain_path(path, worker), worker, workers=3)
+    return path
+
+
+def names(report, ok):
+    return [entry["name"] for entry in report["chains"] if entry["ok"] is ok]
+
+
+def test_the_chains_of_all_workers_are_verified_together(chains):
+    result = verify(chains)
+    assert result.exit_code == 0
+    assert "audit.worker-2.jsonl: 2 records in 1 files, 1 to 2" in result.output
+    assert result.output.endswith("intact in 3 chains\n")
+    path = chain_path(chains, 2)
+    path.write_bytes(path.read_bytes().replace(b'"seq":1', b'"seq": 1'))
+    result = verify(chains)
+    assert result.exit_code == 1
+    assert "audit.worker-2.jsonl:1: edited" in result.output
+    assert result.output.endswith("NOT INTACT: 1 findings in 3 chains\n")
+    report = json.loads(verify(chains, "--json").output)
+    assert names(report, False) == ["audit.worker-2.jsonl"]
+
+
+def test_the_log_of_a_single_worker_beside_them_counts_too(chains):
+    write_chain(chains, 4)
+    report = json.loads(verify(chains, "--json").output)
+    assert [entry["records"] for entry in report["chains"]] == [4, 1, 2, 3]
+    chains.write_bytes(b"")
+    assert names(json.loads(verify(chains, "--json").output), False) == ["audit.jsonl"]
+
+
+@pytest.mark.parametrize("worker", [1, 2, 3])
+def test_a_chain_that_was_deleted_is_missed(chains, worker):
+    for path in chains.parent.glob(f"audit.worker-{worker}.*"):
+        path.unlink()
+    report = json.loads(verify(chains, "--json").output)
+    assert names(report, False) == [f"audit.worker-{worker}.jsonl"]
+
+
+def test_a_worker_that_was_configured_away_is_not_missed(chains):
+    for worker in (1, 2):
+        write_chain(chain_path(chains, worker), 1, workers=2)
+    for path in chains.parent.glob("audit.worker-3.*"):
+        path.unlink()
+    assert verify(chains).exit_code == 0
+
+
+def test_what_is_no_chain_of_this_log_does_not_count(chains):
+    for name in (
+        "other.worker-1.jsonl",
+        "audit.worker-0.jsonl",
+        "audit.worker-1.jsonl.bak",
+        "audit.worker-x.jsonl",
+        "audit.worker-12345.jsonl",
+        "audit.jsonl2",
+    ):
+        (chains.parent / name).write_text("not a log\n")
+    report = json.loads(verify(chains, "--json").output)
+    assert len(report["chains"]) == 3
+    assert report["ok"]
+
+
+def test_a_worker_that_lies_about_their_number_costs_nothing(chains):
+    write_chain(chain_path(chains, 1), 1, workers=10**15)
+    report = json.loads(verify(chains, "--json").output)
+    assert not report["ok"]
+    assert len(report["chains"]) == 9999
+
+
+def test_a_record_is_demanded_of_its_chain(chains):
+    lasts = [
+        line.removeprefix("last record: ")
+        for line in verify(chains).output.splitlines()
+        if line.startswith("last record: ")
+    ]
+    assert len(lasts) == 3
+    options = [word for last in lasts for word in ("--expect-head", last)]
+    assert verify(chains, *options).exit_code == 0
+    path = chain_path(chains, 3)
+    for file in (path, head_path(path)):
+        file.unlink()
+    write_chain(path, 3)
+    assert verify(chains).exit_code == 0, "rewritten as a whole"
+    result = verify(chains, *options)
+    assert result.exit_code == 1
+    assert "audit.worker-3.jsonl" in result.output
+    alone = lasts[2].partition(":")[2]
+    assert verify(path, "--expect-head", alone).exit_code == 1
+
+
+def test_a_demanded_record_needs_its_chain(chains):
+    hash_ = "a" * 64
+    for given, words in (
+        ([f"1:{hash_}"], "FILE:SEQ:SHA256"),
+        ([f"other.jsonl:1:{hash_}"], "is no chain of"),
+        ([f"audit.worker-1.jsonl:1:{hash_}"] * 2, "given twice"),
+        ([f"../audit.worker-1.jsonl:1:{hash_}"], "SEQ:SHA256"),
+    ):
+        options = [word for one in given for word in ("--expect-head", one)]
+        result = verify(chains, *options)
+        assert result.exit_code == 2
+        assert words in result.output

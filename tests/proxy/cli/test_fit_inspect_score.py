@@ -64,6 +64,43 @@ def test_fit_tells_what_it_did(files):
     assert told["confidence"] == pytest.approx(0.95)
     assert "at most 1 % of honest rows" in told["guarantee"]
     assert told["microseconds_per_row"] > 0
+    assert told["patterns"]["client_alarm_budget"] == 0.001
+    assert told["patterns"]["rows"] == {"space": 225, "streams": 300}
+    assert told["patterns"]["classes"] == 3
+    assert "outlier" in told["patterns"]["statistics"]
+    assert 0 < told["patterns"]["client_bytes"] <= 16 * 1024
+    assert bundle.patterns.has_outlier
+
+
+def test_fit_without_patterns(files):
+    result = run(
+        fit, "--data", files / "x.npy", "--out", files / "plain.bundle", "--no-patterns",
+        "--false-positive-budget", 0.05, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["patterns"] is None
+    assert load_bundle(files / "plain.bundle").patterns is None
+    told = run(inspect, files / "plain.bundle", "--json")
+    assert json.loads(told.output)["patterns"] is None
+    assert "patterns none" in " ".join(run(inspect, files / "plain.bundle").output.split())
+
+
+def test_the_secret_is_drawn_from_the_rows(files, tmp_path):
+    """The seed is 0 by default: whoever knows it must still not know the sketch."""
+    rows = np.load(files / "x.npy")
+    np.save(tmp_path / "other.npy", np.vstack([rows[:-8], rows[-8:] + 1e-3]))
+    sketches, keys = [], []
+    for data in (files / "x.npy", files / "x.npy", tmp_path / "other.npy"):
+        out = tmp_path / "secret.bundle"
+        result = run(fit, "--data", data, "--out", out, "--false-positive-budget", 0.05)
+        assert result.exit_code == 0, result.output
+        patterns = load_bundle(out).patterns
+        sketches.append(patterns.sketch)
+        keys.append(patterns.keys)
+    np.testing.assert_array_equal(sketches[0], sketches[1])
+    np.testing.assert_array_equal(keys[0], keys[1])
+    assert not np.allclose(sketches[0], sketches[2])
+    assert not (keys[0] == keys[2]).any()
 
 
 def test_fit_in_words(files):
@@ -72,7 +109,10 @@ def test_fit_in_words(files):
         "--false-positive-budget", 0.05, "--detectors", "pca, knn", "--confidence", 0.9,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    for words in ("pca, knn", "7 duplicates dropped", "With confidence 0.9, at most 5 %", "µs"):
+    for words in (
+        "pca, knn", "7 duplicates dropped", "With confidence 0.9, at most 5 %", "µs",
+        "0.1 % of honest client-days", "KiB a client", "streams of 300 other rows",
+    ):  # fmt: skip
         assert words in " ".join(result.output.split())
     assert load_bundle(files / "words.bundle").scorer.names == ("pca", "knn")
 
@@ -92,6 +132,15 @@ def test_fit_in_words(files):
         (["--data", "x.npy", "--out", "b", "--labels", "honest.npy"], 1, "label"),
         (["--data", "x.npy", "--out", "b", "--false-positive-budget", ".05", "--sign", "key.pub"],
          1, "signing key"),
+        (["--data", "x.npy", "--out", "b", "--false-positive-budget", ".05",
+          "--client-alarm-budget", ".0005"], 1, "takes 600 distinct rows"),
+        (["--data", "x.npy", "--out", "b", "--false-positive-budget", ".05",
+          "--client-alarm-budget", ".0005"], 1, "there are 450, beside 150 to fit and to merge"),
+        (["--data", "x.npy", "--out", "b", "--false-positive-budget", ".05",
+          "--client-alarm-budget", ".0005"], 1, "--no-patterns"),
+        (["--data", "x.npy", "--out", "b", "--client-alarm-budget", "nan"], 2, "strictly"),
+        (["--data", "x.npy", "--out", "b", "--client-alarm-budget", ".01", "--no-patterns"],
+         2, "leave out --no-patterns"),
     ],
 )  # fmt: skip
 def test_fit_refuses(files, monkeypatch, arguments, status, word):
@@ -108,9 +157,10 @@ def test_inspect(files):
     told = json.loads(result.output)
     assert told["signature"] == "verified"
     assert told["manifest"]["calibration"]["alpha"] == 0.01
+    assert told["patterns"] == json.loads((files / "fit.json").read_text())["patterns"]
     words = run(inspect, files / "b.bundle")
     assert words.exit_code == 0
-    for word in ("unverified", "mahalanobis", "7 duplicates", "at most 1 %"):
+    for word in ("unverified", "mahalanobis", "7 duplicates", "at most 1 %", "shared_near"):
         assert word in " ".join(words.output.split())
 
 

@@ -339,15 +339,17 @@ async def test_there_is_one_answer_only(world):
 async def test_an_answer_without_a_body_cannot_get_one(world, status):
     async def replace(exchange):
         response = await world.pool.send(permit())
-        assert await response.whole(10) == b""
+        assert await response.whole(10) == b""  # the length is that of the answer to GET
         with pytest.raises(ValueError, match="no body"):
             exchange.replace(response, LINES, b"1")
         await exchange.relay(response)
 
     world.application.handler = replace
     client, upstream = await ask(world)
-    upstream.feed(b"HTTP/1.1 " + status + b"\r\n\r\n")
+    upstream.feed(b"HTTP/1.1 " + status + b"\r\nContent-Length: 500\r\n\r\n")
+    assert world.application.raised == []
     assert client.take().startswith(b"HTTP/1.1 " + status)
+    assert world.application.handled[0].answered
 
 
 async def test_an_answer_that_was_read_whole_can_still_be_relayed(world):

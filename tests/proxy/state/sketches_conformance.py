@@ -147,7 +147,7 @@ class SketchesConformance:
     """The cases."""
 
     @given(steps=STEPS)
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, suppress_health_check=list(HealthCheck))
     def test_replicas_in_any_order_and_grouping_equal_one(self, world, steps):
         world.clear()
         replicas = [world.sketches(replica, STILL) for replica in range(REPLICAS)]
@@ -254,11 +254,13 @@ class SketchesConformance:
 
     def test_what_is_not_touched_is_forgotten(self, world):
         sketches = world.sketches(0, STILL)
-        world.run(sketches.exchange([Delta("client:a", evidence(3.0)), Delta("client:b")]))
+        deltas = [Delta("client:b"), Delta("client:a", evidence(3.0)), Delta("client:c")]
+        world.run(sketches.exchange(deltas))
         world.advance(DAY - 60)
         world.run(sketches.exchange([Delta("client:b", evidence(1.0))]))
         world.advance(61)
         assert world.run(sketches.look("client:a")) is None
+        assert world.run(sketches.look("client:c")) is None
         assert world.run(sketches.look("client:b")).levels == (1.0,)
         assert list(world.run(sketches.strongest(5))) == [("b", 1.0)]
         (merged,) = world.run(sketches.exchange([Delta("client:a", evidence(1.0))]))
@@ -315,6 +317,35 @@ class SketchesConformance:
         (merged,) = world.run(sketches.exchange([behind]))
         assert merged.levels == (10.0, 3.0)
 
+    def test_cursors_never_go_back(self, world):
+        sketches = world.sketches(0, STILL)
+        world.run(sketches.exchange([Delta("client:a", entries=b"aa")]))
+        (merged,) = world.run(sketches.exchange([Delta("client:a", entries=b"bb", cursor=9)]))
+        assert (merged.entries, merged.cursor) == (b"", 10)
+
+    def test_a_forgiveness_that_the_state_lost_still_holds(self, world):
+        sketches = world.sketches(0, STILL)
+        world.run(sketches.exchange([Delta("client:a", evidence(9.0), doubles(1), b"", b"aabb")]))
+        later = Delta("client:a", evidence(1.0), cursor=2, epoch=5, levels=(0.5,))
+        (merged,) = world.run(sketches.exchange([later]))
+        assert merged == Merged("client:a", (1.5,), cursor=2, epoch=5)
+
+    @pytest.mark.parametrize("key", ["client:a", "shared"])
+    def test_entries_come_back_in_order_however_they_were_added(self, world, key):
+        here, there = world.sketches(0, STILL), world.sketches(1, STILL)
+        ring = STILL.ring_of(key)
+        added, cursor = [], 0
+        for number, count in enumerate((1, 1, 2, 1, 3, 1, 4, 2, 20, 1, 5, 0, 6)):
+            entries = [bytes([number, index]) for index in range(count)]
+            world.run(here.exchange([Delta(key, evidence(0.1), entries=b"".join(entries))]))
+            added += entries[-ring:]
+            assert world.run(there.look(key)).entries == b"".join(added[-ring:])
+            if number % 2:
+                (merged,) = world.run(there.exchange([Delta(key, cursor=cursor)]))
+                assert merged.entries == b"".join(added[cursor:][-ring:])
+                cursor = merged.cursor
+                assert cursor == len(added)
+
     def test_the_strongest_come_first_as_strong_as_they_are_now(self, world):
         sketches = world.sketches(0, FALLING)
         tell = lambda **nats: world.run(  # noqa: E731
@@ -330,7 +361,8 @@ class SketchesConformance:
         assert [client for client, _ in world.run(sketches.strongest(1))] == ["c"]
         tell(c=-20.0)
         world.run(sketches.forgive("b"))
-        assert [client for client, _ in world.run(sketches.strongest(10))] == ["a"]
+        for most, expected in ((10, ["a"]), (1, ["a"]), (0, [])):
+            assert [client for client, _ in world.run(sketches.strongest(most))] == expected
 
     def test_bans_end(self, world):
         here, there = world.sketches(0, STILL), world.sketches(1, STILL)
@@ -348,6 +380,10 @@ class SketchesConformance:
             assert world.run(sketches.bans()) == {}
         world.run(there.ban("a", 50.0))
         assert world.run(here.bans()) == pytest.approx({"a": 50}, abs=5)
+        world.run(there.ban("d", 60.0))
+        assert world.run(here.bans()) == pytest.approx({"a": 50, "d": 60}, abs=5)
+        world.run(there.ban("a", 0.0))
+        assert world.run(here.bans()) == pytest.approx({"d": 60}, abs=5)
 
     def test_endpoints_know_nothing_of_each_other(self, world):
         names = ("e", "e/1", "e:client", "{e}", "", "ü%3A\n")
@@ -383,6 +419,7 @@ class SketchesConformance:
             Delta("client:a", sums=doubles(1)[:7]),
             Delta("client:a", sums=doubles(1, math.nan)),
             Delta("client:a", sums=doubles(-math.inf)),
+            Delta("client:a", sums=doubles(1e300)),
             Delta("client:a", sums=bytes(8 * 5000)),
             Delta("client:a", marks=bytes(70_000)),
             Delta("client:a", entries=b"abc"),

@@ -101,6 +101,17 @@ def test_evidence_that_time_took_away_protects_no_more(world):
     assert sketches.forgotten == 0
 
 
+def test_levels_are_ranked_anew_when_they_fall_otherwise(world):
+    sketches = world.sketches(0, FALLING, most=2)
+    tell(world, sketches, "client:a", 5.0)
+    world.advance(2 * HOUR)
+    tell(world, sketches, "client:b", 4.0)
+    sketches.configure(STILL)
+    assert list(world.run(sketches.strongest(2))) == [("a", 5.0), ("b", 4.0)]
+    tell(world, sketches, "client:c", 4.5)
+    assert known(world, sketches, "client:a", "client:b", "client:c") == ["client:a", "client:c"]
+
+
 def test_touching_a_key_without_end_costs_no_memory(world):
     sketches = world.sketches(0, FALLING)
     for _ in range(2000):

@@ -153,7 +153,7 @@ ROUNDS = st.lists(
 
 
 @given(rounds=ROUNDS)
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_whatever_fails_each_delta_counts_once_and_no_entry_comes_back(world, rounds):
     world.clear()
     layout = Layout(entry_bytes=2, ring=40, recovery=0.0, ceiling=1e9)
@@ -206,6 +206,25 @@ def test_while_nothing_answers_deltas_wait_in_order(world, faulty):
     assert (sketches.spooled, merged.entries) == (0, b"")
 
 
+def test_what_was_added_without_an_answer_does_not_come_back_to_its_sender(world, faulty):
+    sketches, other = world.sketches(0, STILL, runner=faulty), world.sketches(1, STILL)
+    faulty.plan = ["unanswered"]
+    world.run(sketches.exchange([Delta("client:a", entries=b"aabb")]))
+    world.run(other.exchange([Delta("client:a", entries=b"cc")]))
+    (merged,) = world.run(sketches.exchange([]))
+    assert (merged.entries, merged.cursor) == (b"cc", 3)
+
+
+def test_the_board_is_bounded_and_does_not_keep_who_is_no_longer_accused(world):
+    sketches = world.sketches(0, STILL)
+    deltas = [Delta(f"client:{number}", evidence(number / 100)) for number in range(1200)]
+    world.run(sketches.exchange(deltas))
+    assert world.server.execute("ZCARD", "bz:{e}:board") == 1000
+    assert world.run(sketches.strongest(1)) == [("1199", 11.99)]
+    world.run(sketches.exchange([Delta("client:1199", (Stretch(-99.0, 0.0),))]))
+    assert world.server.execute("ZCARD", "bz:{e}:board") == 999
+
+
 def test_what_was_added_is_not_added_again_days_later(world, faulty):
     sketches = world.sketches(0, Layout(recovery=0.0, retention=10 * DAY), runner=faulty)
     faulty.plan = ["unanswered"]
@@ -239,7 +258,7 @@ def test_replicas_that_are_gone_leave_no_trace_in_a_record(world):
         world.run(world.sketches(replica, STILL).exchange([Delta("client:a", evidence(0.1))]))
         world.advance(600)
     with world.server.client() as client:
-        assert client.strlen("bz:{e:client:a}") < 44 + 8 + 8 * 16
+        assert client.strlen("bz:{e:client:a}") < 48 + 8 + 8 * 16
 
 
 def test_a_full_spool_drops_those_with_the_least_evidence(world, faulty):
@@ -325,15 +344,19 @@ def test_bans_that_have_not_changed_are_not_sent_again(world):
 
 def test_everything_on_the_server_expires(world):
     sketches = world.sketches(0, Layout(2, 5, 9, retention=500.0))
-    world.run(sketches.exchange([Delta("client:a", evidence(3.0)), Delta("shared")]))
+    for entries in (b"aa", b"bb"):
+        parts = [Delta("client:a", evidence(3.0), entries=entries), Delta("shared")]
+        world.run(sketches.exchange(parts))
     world.run(sketches.forgive("b"))
     world.run(sketches.ban("a", 300.0))
+    world.run(sketches.ban("b", 200.0))
     keys = world.keys()
     assert len(keys) == 5
     with world.server.client() as client:
         left = {key: client.pttl(key) for key in keys}
-    assert all(0 < milliseconds <= 500_000 for milliseconds in left.values()), left
-    assert 0 < left[b"bz:{e}:bans"] <= 300_000
+    # What is exact is the script's own; the server's comes within ten minutes of it.
+    assert all(0 < milliseconds <= 500_000 + 600_000 for milliseconds in left.values()), left
+    assert 200_000 < left[b"bz:{e}:bans"] <= 300_000
 
 
 def test_a_full_client_takes_at_most_16_kilobytes(world):
@@ -349,7 +372,7 @@ def test_a_full_client_takes_at_most_16_kilobytes(world):
         )
         world.run(sketches.exchange([delta]))
     with world.server.client() as client:
-        (key,) = [key for key in client.keys() if key.startswith(b"bz:{e:client")]
+        (key,) = client.keys("bz:{e:client*")
         assert 12_000 < client.memory_usage(key) <= 16_384
 
 
@@ -402,6 +425,19 @@ def test_a_server_that_was_killed_begins_from_what_replicas_know(tmp_path_factor
             server.stop()
 
 
+def test_what_waits_for_another_layout_loses_its_entries_only(world, faulty):
+    sketches = world.sketches(0, STILL, runner=faulty)
+    faulty.plan = ["unanswered", "refused"]
+    world.run(sketches.exchange([Delta("client:a", evidence(1.0), entries=b"aa")]))
+    world.run(sketches.exchange([Delta("client:a", evidence(1.0), entries=b"bb")]))
+    world.run(sketches.exchange([Delta("client:b", evidence(1.0), entries=b"cc")]))
+    sketches.configure(Layout(entry_bytes=3, ring=4, shared_ring=4, recovery=0.0))
+    world.run(sketches.exchange([Delta("client:a", entries=b"dddeee")]))
+    assert world.run(sketches.look("client:a")).levels == (2.0,)
+    assert world.run(sketches.look("client:a")).entries == b"dddeee"
+    assert world.run(sketches.look("client:b")).levels == (1.0,)
+
+
 def test_exchanges_at_the_same_time_do_not_mix(world):
     sketches = world.sketches(0, STILL)
 
@@ -415,11 +451,12 @@ def test_exchanges_at_the_same_time_do_not_mix(world):
 
 
 def test_a_cancelled_exchange_is_finished_later(world):
-    release = asyncio.Event()
+    reached, release = asyncio.Event(), asyncio.Event()
 
     class Slow:
         async def run(self, calls):
             replies = await world.client.run(calls)
+            reached.set()
             await release.wait()
             return replies
 
@@ -427,8 +464,7 @@ def test_a_cancelled_exchange_is_finished_later(world):
 
     async def cancelled():
         exchange = asyncio.create_task(sketches.exchange([Delta("client:a", evidence(1.0))]))
-        while not await world.client.run([]) and not world.server.calls("evalsha"):
-            await asyncio.sleep(0)
+        await reached.wait()
         exchange.cancel()
         await asyncio.wait([exchange])
         assert exchange.cancelled()

@@ -1,0 +1,1 @@
+"""Puts the conformance suites of this folder where its subfolders' tests find them."""
