@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from detectors.bundle import Bundle, BundleError, load_bundle
+from detectors.calibration import BudgetError
 from detectors.patterns.base import Family, Standing
 from detectors.patterns.exchange import Layout
 from detectors.patterns.tracker import PatternTracker
-
-from detectors.bundle import Bundle, BundleError, load_bundle
-from detectors.calibration import BudgetError
 from proxy.client_watch import ClientWatch
 from proxy.contract_watch import ContractWatch
 from proxy.decision import Action, Mode
@@ -33,7 +33,7 @@ from proxy.settings.endpoint import Quota as QuotaSettings
 from proxy.settings.load import digest
 from proxy.settings.models import Http, Settings
 from proxy.settings.shared_state import MEMORY
-from proxy.state.base import Quota, State
+from proxy.state.base import Quota, State, StateUnavailable
 from proxy.state.limits import Limiter
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics, UpstreamState, Watched
@@ -135,7 +135,9 @@ class Generation:
         told: list[dict[str, Any]] = []
         for one in self.named(endpoint):
             known = {standing.client: standing for standing in one.clients.standings(most)}
-            shared = dict(await one.clients.sketches.strongest(most))
+            shared: dict[str, float] = {}
+            with suppress(StateUnavailable):  # what this worker knows is told all the same
+                shared = dict(await one.clients.sketches.strongest(most))
             banned = one.clients.banned_clients(self.clock())
             for client in dict.fromkeys([*known, *shared, *banned]):
                 levels = {"most": shared[client]} if client in shared else {}
@@ -149,7 +151,9 @@ class Generation:
         for one in self.named(endpoint):
             known, levels = one.clients.standing(client), {}
             if known is None:
-                merged = await one.clients.sketches.look(f"client:{client}")
+                merged = None
+                with suppress(StateUnavailable):
+                    merged = await one.clients.sketches.look(f"client:{client}")
                 levels = dict(zip(_FAMILIES, merged.levels, strict=False)) if merged else {}
             entry = self._told(one, client, known, levels)
             if entry["evidence"] or entry["banned_seconds"] is not None:

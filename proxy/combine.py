@@ -12,6 +12,8 @@ _LEVELS: Final = tuple(
 )
 _SHARED_SIZES: Final = ("clients", "subnets", "lineages")
 """What workers know in common, mostly: the largest figure is nearer the truth than the sum."""
+_UNNAMED: Final = "most"
+"""The family of evidence that a worker only knows from others: one that knows its name is right."""
 
 
 def combine_endpoints(told: Mapping[int, Iterable[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -76,12 +78,13 @@ def _client(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     evidence = dict(one["evidence"])
     for family, nats in other["evidence"].items():
         evidence[family] = max(nats, evidence.get(family, nats))
-    level = max(one["level"], other["level"], key=_LEVELS.index)
+    if len(evidence) > 1:
+        evidence.pop(_UNNAMED, None)
     return {
         **one,
         "evidence": evidence,
         "thresholds": {**one["thresholds"], **other["thresholds"]},
-        "level": level,
+        "level": _known(_harder, one["level"], other["level"]),
         "queries": _known(max, one["queries"], other["queries"]),
         "coverage": _known(max, one["coverage"], other["coverage"]),
         "banned_seconds": _known(max, one["banned_seconds"], other["banned_seconds"]),
@@ -89,7 +92,11 @@ def _client(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _known(choose: Callable[[float, float], float], one: Any, other: Any) -> Any:
+def _harder(one: str, other: str) -> str:
+    return max(one, other, key=_LEVELS.index)
+
+
+def _known(choose: Callable[[Any, Any], Any], one: Any, other: Any) -> Any:
     if one is None or other is None:
         return other if one is None else one
     return choose(one, other)

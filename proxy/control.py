@@ -163,19 +163,22 @@ class Answering:
 
     def answer(self, number: int, value: Any) -> None:
         """Answers a question, or notes something unasked."""
-        told = {"number": number, "value": value}
-        _write(self._writer, orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY))
+        self._say({"number": number, "value": value})
 
     def refuse(self, number: int, refusal: Refusal) -> None:
         """Answers that it cannot be done."""
         told = {"kind": refusal.kind, "message": refusal.message, "status": refusal.status}
-        _write(self._writer, orjson.dumps({"number": number, "refusal": told}))
+        self._say({"number": number, "refusal": told})
 
     async def flush(self) -> None:
         """Returns once everything is said, or nobody listens."""
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
+
+    def _say(self, told: dict[str, Any]) -> None:
+        if not self._writer.is_closing():  # the supervisor may be gone
+            _write(self._writer, orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def _question(message: bytes) -> Question:

@@ -43,6 +43,7 @@ from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.settings.load import load
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
+from proxy.settings.shared_state import MEMORY
 from proxy.state.base import State
 from proxy.state.memory import MemoryState
 from proxy.state.opening import StateError, open_state
@@ -320,7 +321,10 @@ class Server:
         self._metrics.connections_shed = lambda: listener.shed
         self._metrics.upstreams = lambda: self._generation.upstreams()  # noqa: PLW0108 - a reload replaces it
         self._metrics.clients = lambda: self._generation.clients()  # noqa: PLW0108 - as above
+        self._metrics.watched_clients = lambda: {one.name: one.clients for one in self._endpoints}
         self._metrics.audit = self._shared.audit.state
+        if self._settings.state != MEMORY:
+            self._metrics.state = self._shared.state.health
 
     def _open_state(self) -> State:
         try:

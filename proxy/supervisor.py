@@ -225,7 +225,8 @@ class _Supervisor:
             if isinstance(answer, Refusal):
                 raise ReloadRefused(answer.message)
             if isinstance(answer, Exception):
-                raise ReloadRefused(f"worker {member.number} does not answer")
+                fault = "does not answer" if isinstance(answer, TimeoutError) else "ended by it"
+                raise ReloadRefused(f"worker {member.number} {fault}")
         found = list(answers.values())
         if any(digests != found[0] for digests in found):
             raise ReloadRefused("a bundle was replaced meanwhile: the workers read different ones")

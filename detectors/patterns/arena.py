@@ -1,7 +1,8 @@
 """Where the state of all keys lives: plain arrays, allocated once, one slot a key.
 
 Nothing here allocates as queries come, and a compiled step can take the arrays as they are. In
-memory a coordinate of all entries of a ring lies side by side: a ring is searched six times as fast.
+memory a coordinate of all entries of a ring lies side by side: that way a ring is searched six
+times as fast.
 """
 
 from __future__ import annotations
@@ -180,5 +181,3 @@ def add(records: Records | Lineages, index: Any, increment: float) -> None:
     records.levels[index] = max(records.levels[index] + increment, 0.0)
     records.totals[index] += increment
     records.peaks[index] = max(records.peaks[index] + increment, 0.0)
-
-

@@ -16,12 +16,13 @@ import numpy as np
 
 from detectors.arrays import Floats
 from detectors.patterns.base import Family, Scope
+from detectors.patterns.layout import SHARED_EQUAL, SHARED_NEAR
 
 if TYPE_CHECKING:
     from detectors.patterns.model import PatternModel
 
 EXPONENT: Final = 0.2
-STAKE: Final = 0.1
+STAKE: Final = 0.2
 """f: the share that is bet on each query."""
 LINEAGE_STAKE: Final = 0.3
 SMALLEST_VOLUME: Final = 256
@@ -77,12 +78,27 @@ def bet(model: PatternModel, statistic: int, value: float, regime: int) -> tuple
 
 
 def bets(model: PatternModel, values: Floats, regime: int, p_values: Floats) -> Floats:
-    """(8,) e-values of a query's statistics, 1 where there is none (-inf); fills in (8,) p-values."""
+    """(8,) e-values of a query's statistics, 1 where there is none (-inf).
+
+    Fills in the (8,) p-values.
+    """
     found = np.ones(values.size)
     for statistic, value in enumerate(values):
         if value > -np.inf:
             found[statistic], p_values[statistic] = bet(model, statistic, float(value), regime)
     return found
+
+
+def descent(mix: Floats, bets: Floats) -> float:
+    """The bet that a query descends from the entries nearest to it; 1 where that is not asked.
+
+    Equal blocks count with nearness only (a geometric mean of bets is a bet too): what is equal but
+    far away belongs to others, and honest rows that are alike in one way would found a family.
+    """
+    if not mix.any():
+        return 1.0
+    near, equal = float(bets[SHARED_NEAR]), float(bets[SHARED_EQUAL])
+    return 0.5 * (near + math.sqrt(near * equal))
 
 
 def increment(mix: Floats, bets: Floats, stake: float) -> float:

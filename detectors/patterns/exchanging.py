@@ -1,4 +1,4 @@
-"""The arena's state as what replicas exchange, and back. Everything merges without a lost update."""
+"""The arena's state as what replicas exchange, and back."""
 
 from __future__ import annotations
 
@@ -68,8 +68,11 @@ def joined(before: Delta, later: Delta) -> Delta:
 
 def put_record(
     records: Records, slot: int, merged: Merged, mass: Floats, rings: Rings | None = None
-) -> None:
+) -> bool:
     """What all know of a key, with what was learnt here since on top.
+
+    Returns:
+        Whether other replicas learnt of it too since this one last heard.
 
     Raises:
         ExchangeError: if it is not of the agreed form. Nothing was changed.
@@ -89,6 +92,7 @@ def put_record(
         local = Stretch(float(records.totals[slot, family]), float(records.peaks[slot, family]))
         records.bases[slot, family] = level
         records.levels[slot, family] = local.after(level)
+    others = float(sums[-1] + records.pending[slot, -1]) > float(records.sums[slot, -1])
     # Nothing where nobody sent any since the day began: only what was learnt here since remains.
     records.sums[slot] = sums + records.pending[slot]
     marked = records.marks[slot] == MARKED
@@ -98,6 +102,7 @@ def put_record(
         for entry in entries:
             if entry["content"] and not (rings.content[slot] == entry["content"]).any():
                 enter(rings, slot, _query(entry), fresh=0)
+    return others
 
 
 def forgive(records: Records, slot: int, rings: Rings | None = None) -> None:
@@ -176,8 +181,8 @@ def put_shared(shared: Shared, lineages: Lineages, data: bytes) -> None:
     for entry in unpack(data)[-2 * shared.half :]:
         if not entry["content"] or (shared.content == entry["content"]).any():
             continue
-        known = np.flatnonzero(lineages.ids == entry["lineage"]) if entry["lineage"] else ()
-        slot = int(known[0]) if len(known) else 0
+        known = np.flatnonzero(lineages.ids == entry["lineage"])
+        slot = int(known[0]) if entry["lineage"] and known.size else 0
         share(shared, _query(entry), entry["lineage"], slot, fresh=0)
 
 
@@ -234,6 +239,5 @@ def _marks(data: bytes) -> npt.NDArray[np.bool_]:
         return np.zeros(CELLS, dtype=np.bool_)
     if len(data) != CELLS:
         raise ExchangeError(f"{len(data)} bytes are not {CELLS} marks")
-    return np.frombuffer(data, dtype=np.uint8) != 0
-
-
+    marked: npt.NDArray[np.bool_] = np.frombuffer(data, dtype=np.uint8) != 0
+    return marked

@@ -36,6 +36,19 @@ PROBING: Final = 0
 EXTRACTION: Final = 1
 LINEAGE: Final = 2
 
+STATISTICS: Final = (
+    "near",
+    "equal",
+    "segment",
+    "residue",
+    "outlier",
+    "discrepancy",
+    "shared_near",
+    "shared_equal",
+)
+"""Every statistic, in the order of the tables' rows; high = suspicious."""
+NEAR, EQUAL, SEGMENT, RESIDUE, OUTLIER, DISCREPANCY, SHARED_NEAR, SHARED_EQUAL = range(8)
+
 ENTRY: Final = np.dtype(
     [
         ("sketch", "<i2", (SKETCH,)),

@@ -11,23 +11,37 @@ import numpy.typing as npt
 
 from detectors.arrays import Floats, Indices, Singles, frozen, real, whole
 from detectors.patterns.evidence import betting
-from detectors.patterns.layout import BLOCKS, CELLS, FEATURES, SHARED, SKETCH
+from detectors.patterns.layout import (
+    BLOCKS,
+    CELLS,
+    DISCREPANCY,
+    EQUAL,
+    FEATURES,
+    NEAR,
+    OUTLIER,
+    RESIDUE,
+    SEGMENT,
+    SHARED,
+    SHARED_EQUAL,
+    SHARED_NEAR,
+    SKETCH,
+    STATISTICS,
+)
 
+__all__ = [
+    "DISCREPANCY",
+    "EQUAL",
+    "NEAR",
+    "OUTLIER",
+    "RESIDUE",
+    "SEGMENT",
+    "SHARED_EQUAL",
+    "SHARED_NEAR",
+    "STATISTICS",
+    "PatternModel",
+]
 Parameters: TypeAlias = dict[str, int | float | str]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
-
-STATISTICS: Final = (
-    "near",
-    "equal",
-    "segment",
-    "residue",
-    "outlier",
-    "discrepancy",
-    "shared_near",
-    "shared_equal",
-)
-"""Every statistic, in the order of the tables' rows; high = suspicious."""
-NEAR, EQUAL, SEGMENT, RESIDUE, OUTLIER, DISCREPANCY, SHARED_NEAR, SHARED_EQUAL = range(8)
 
 MAX_FEATURES: Final = 1 << 16
 MAX_RANK: Final = 128
@@ -178,7 +192,8 @@ class PatternModel:
     def weights_of(self, blocks: npt.NDArray[np.uint16]) -> Floats:
         """(…, b) what it weighs that another row has these blocks, (…, 32)."""
         usual = blocks[..., : self.modes.size] == self.modes
-        return np.where(usual, self.block_weights[0], self.block_weights[1])
+        weights: Floats = np.where(usual, self.block_weights[0], self.block_weights[1])
+        return weights
 
     def parts(self) -> tuple[Parameters, Arrays]:
         """The model as plain numbers and arrays: what :meth:`of_parts` makes it from."""

@@ -31,32 +31,37 @@ from numba.np import arrayobj
 from detectors.arrays import Floats, Singles
 from detectors.base import Rows
 from detectors.patterns import discrepancy, evidence, space, statistics
-from detectors.patterns import model as fitted
 from detectors.patterns import reference as numpy_step
 from detectors.patterns.arena import MARKED, Records
 from detectors.patterns.layout import (
     BLOCKS,
     CELLS,
+    DISCREPANCY,
+    EQUAL,
     EVIDENCE,
     EXTRACTION,
     FEATURES,
     LINEAGE,
+    NEAR,
+    OUTLIER,
     PROBING,
+    RESIDUE,
     RETRIES,
     RING,
+    SEGMENT,
+    SHARED_EQUAL,
+    SHARED_NEAR,
     SKETCH,
     SKETCH_LIMIT,
+    STATISTICS,
 )
 
 Step: TypeAlias = Callable[[int, int, Rows, float, float], float]
 Whole: TypeAlias = npt.NDArray[np.int64]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# What a kernel is compiled with: plain numbers, as numba reads no attributes of modules cheaply.
-STATISTICS: Final = len(fitted.STATISTICS)
-NEAR, EQUAL, SEGMENT, RESIDUE = fitted.NEAR, fitted.EQUAL, fitted.SEGMENT, fitted.RESIDUE
-OUTLIER, DISCREPANCY = fitted.OUTLIER, fitted.DISCREPANCY
-SHARED_NEAR, SHARED_EQUAL = fitted.SHARED_NEAR, fitted.SHARED_EQUAL
+# What the kernel is compiled with: plain numbers.
+COUNT: Final = len(STATISTICS)
 ENDPOINT, SAMPLED = numpy_step.ENDPOINT, numpy_step.SAMPLED
 FAR, ANCHORS, NEIGHBOUR = statistics.FAR, statistics.ANCHORS, statistics.NEIGHBOUR
 ROUNDING, DEGENERATE = statistics.ROUNDING, statistics.DEGENERATE
@@ -292,8 +297,8 @@ def _threshold(volume: float, budget: float) -> float:
 def _level(table: Whole, statistic: int, regime: int, value: float) -> int:
     """The highest knot that is not above the value, in the flat tables, or -1."""
     levels = table[_LEVELS]
-    knots = _f8(table[_KNOTS], STATISTICS * levels)
-    offsets = _f8(table[_OFFSETS], (STATISTICS, table[_CLASSES]))
+    knots = _f8(table[_KNOTS], COUNT * levels)
+    offsets = _f8(table[_OFFSETS], (COUNT, table[_CLASSES]))
     value -= offsets[statistic, regime] + TIE
     first = statistic * levels
     low, high = first, first + levels
@@ -309,7 +314,7 @@ def _level(table: Whole, statistic: int, regime: int, value: float) -> int:
 @_jit
 def _increment(mix: Floats, bets: Floats, stake: float) -> float:
     on, mean = False, 0.0
-    for i in range(STATISTICS):
+    for i in range(COUNT):
         on = on or mix[i] != 0.0
         mean += mix[i] * bets[i]
     return math.log(1.0 - stake + stake * mean) if on else 0.0
@@ -527,23 +532,29 @@ def _add(table: Whole, record: int, index: int, family: int, increment: float) -
 
 
 @_jit
-def _charge(
-    table: Whole, record: int, index: int, regime: int, cell: int, features: Floats,
-    bets: Floats, probing: float,
-) -> float:  # fmt: skip
-    """Adds a query to the record of a client, a subnet or the endpoint; the p-value of its
-    discrepancy."""
-    at = index * (8 * (FEATURES + 1))
-    sums = _f8(table[record + _R_SUMS] + at, FEATURES + 1)
-    pending = _f8(table[record + _R_PENDING] + at, FEATURES + 1)
+def _witness(table: Whole, record: int, index: int, features: Floats) -> float:
+    """How far the features lie in the direction of the sums of the queries before."""
+    sums = _f8(table[record + _R_SUMS] + index * (8 * (FEATURES + 1)), FEATURES + 1)
     length, product = PRIOR * FEATURES, 0.0
     for f in range(FEATURES):
         length += sums[f] * sums[f]
         product += sums[f] * features[f]
-    level = _level(table, DISCREPANCY, regime, product / math.sqrt(length))
-    count = STATISTICS * table[_LEVELS]
+    return product / math.sqrt(length)
+
+
+@_jit
+def _charge(
+    table: Whole, record: int, index: int, regime: int, cell: int, features: Floats,
+    bets: Floats, probing: float,
+) -> None:  # fmt: skip
+    """Adds a query to the record of a client, a subnet or the endpoint."""
+    at = index * (8 * (FEATURES + 1))
+    sums = _f8(table[record + _R_SUMS] + at, FEATURES + 1)
+    pending = _f8(table[record + _R_PENDING] + at, FEATURES + 1)
+    level = _level(table, DISCREPANCY, regime, _witness(table, record, index, features))
+    count = COUNT * table[_LEVELS]
     bets[DISCREPANCY] = _f8(table[_BETS], count)[level] if level >= 0 else EXPONENT
-    mix = _f8(table[_MIX], (3, STATISTICS))
+    mix = _f8(table[_MIX], (3, COUNT))
     extraction = _increment(mix[EXTRACTION], bets, STAKE)
     _add(table, record, index, PROBING, probing)
     _add(table, record, index, EXTRACTION, extraction)
@@ -557,7 +568,6 @@ def _charge(
         marks[cell] = np.uint8(MARKED)
         coverage = _f8(table[record + _R_COVERAGE], index + 1)
         coverage[index] += _f8(table[_MASS], cell + 1)[cell]
-    return _f8(table[_TAILS], count)[level] if level >= 0 else 1.0
 
 
 @_jit
@@ -604,10 +614,12 @@ def _descend(
     slots = _i4(table[_SHARED_SLOT], size)
     contents = _u8(table[_SHARED_CONTENT], size)
     ids = _u8(table[_IDS], count)
-    mix = _f8(table[_MIX], (3, STATISTICS))[LINEAGE]
-    bet = 0.0
-    for i in range(STATISTICS):
-        bet += mix[i] * bets[i]
+    mix = _f8(table[_MIX], (3, COUNT))[LINEAGE]
+    on = False
+    for i in range(COUNT):
+        on |= mix[i] != 0.0
+    close, alike = bets[SHARED_NEAR], bets[SHARED_EQUAL]
+    bet = 0.5 * (close + math.sqrt(close * alike)) if on else 1.0
     descends = bet > 1.0 and neighbour < size
     index: Any = -1
     if neighbour < size:
@@ -667,9 +679,9 @@ def _step(
 ) -> float:
     if slot < 0:
         return STAMP
-    told, p_values = _i8(table[_TOLD], 2), _f8(table[_P_VALUES], STATISTICS)
+    told, p_values = _i8(table[_TOLD], 2), _f8(table[_P_VALUES], COUNT)
     told[0], told[1] = 0, -1
-    for i in range(STATISTICS):
+    for i in range(COUNT):
         p_values[i] = 1.0
     sums = _u8(table[_SUMS], BLOCKS)
     components = _f8(table[_COMPONENTS], table[_RANK])
@@ -709,26 +721,27 @@ def _step(
     features = _f8(table[_FOURIER], FEATURES)
     _features(table, position, regime, features)
 
-    values, bets = _f8(table[_VALUES], STATISTICS), _f8(table[_E_VALUES], STATISTICS)
-    for i in range(STATISTICS):
+    values, bets = _f8(table[_VALUES], COUNT), _f8(table[_E_VALUES], COUNT)
+    for i in range(COUNT):
         values[i], bets[i] = -np.inf, 1.0
     values[RESIDUE] = residue
     if table[_HAS_OUTLIER] and p_value == p_value:  # noqa: PLR0124 - not NaN
         values[OUTLIER] = -math.log(p_value)
     _against_ring(table, slot, position, blocks, weighed, values)
     neighbour = _against_all(table, content, position, blocks, weighed, values)
-    levels = STATISTICS * table[_LEVELS]
+    values[DISCREPANCY] = _witness(table, _CLIENTS, slot, features)
+    levels = COUNT * table[_LEVELS]
     e_values, tails = _f8(table[_BETS], levels), _f8(table[_TAILS], levels)
-    for i in range(STATISTICS):
+    for i in range(COUNT):
         if values[i] > -np.inf:
             level = _level(table, i, regime, values[i])
             bets[i] = e_values[level] if level >= 0 else EXPONENT
             p_values[i] = tails[level] if level >= 0 else 1.0
-    probing = _increment(_f8(table[_MIX], (3, STATISTICS))[PROBING], bets, STAKE)
+    probing = _increment(_f8(table[_MIX], (3, COUNT))[PROBING], bets, STAKE)
     alarms = False
     for family in range(EVIDENCE):
         alarms |= _excess(table, _CLIENTS, slot, family) >= 0
-    p_values[DISCREPANCY] = _charge(table, _CLIENTS, slot, regime, cell, features, bets, probing)
+    _charge(table, _CLIENTS, slot, regime, cell, features, bets, probing)
     if not alarms:  # a client that alarms is dealt with itself
         _charge(table, _GROUPS, ENDPOINT, regime, cell, features, bets, probing)
         if group >= 0:
@@ -794,7 +807,7 @@ def _table(arena: numpy_step.Arena, arrays: list[npt.NDArray[Any]]) -> tuple[Who
 
 def _scratch(rank: int, entries: int) -> list[npt.NDArray[Any]]:
     """What one query is computed in."""
-    doubles = (rank, SKETCH, FEATURES, STATISTICS, STATISTICS, entries, RING, SKETCH)
+    doubles = (rank, SKETCH, FEATURES, COUNT, COUNT, entries, RING, SKETCH)
     return [
         *(np.empty(size) for size in doubles),
         np.empty(BLOCKS, dtype=np.uint64),

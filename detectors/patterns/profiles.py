@@ -52,13 +52,13 @@ class Profile:
 
 PROFILES: Final[dict[str, Profile]] = {
     "default": Profile(
-        (NEAR, EQUAL, SEGMENT, RESIDUE),
+        (NEAR, EQUAL, SEGMENT, RESIDUE, OUTLIER, DISCREPANCY),
         (RESIDUE, OUTLIER, DISCREPANCY),
         (SHARED_NEAR, SHARED_EQUAL),
         "theft with inputs that are distributed like the honest ones, but for its volume",
     ),
     "frames": Profile(
-        (RESIDUE,),
+        (RESIDUE, OUTLIER, DISCREPANCY),
         (RESIDUE, OUTLIER, DISCREPANCY),
         (),
         "honest clients send frames that resemble the one before, so small steps, sparse changes "
@@ -66,7 +66,7 @@ PROFILES: Final[dict[str, Profile]] = {
         "and attacks spread over several accounts are not tied together",
     ),
     "exploration": Profile(
-        (RESIDUE,),
+        (RESIDUE, OUTLIER, DISCREPANCY),
         (RESIDUE, OUTLIER, DISCREPANCY),
         (),
         "honest clients change one input at a time, so sparse changes, small steps and walks along "

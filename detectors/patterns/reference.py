@@ -106,7 +106,9 @@ class Arena:
         )
 
 
-def step(arena: Arena, slot: int, group: int, row: Rows, p_value: float, now: float) -> float:
+def step(  # noqa: PLR0917 - as the compiled one, which binds no keywords cheaply
+    arena: Arena, slot: int, group: int, row: Rows, p_value: float, now: float
+) -> float:
     """Takes one row of a client into account.
 
     Args:
@@ -149,13 +151,15 @@ def step(arena: Arena, slot: int, group: int, row: Rows, p_value: float, now: fl
         concerned.append((arena.groups, ENDPOINT))
         if group != NO_GROUP:
             concerned.append((arena.groups, group))
+    witnesses = [
+        float(discrepancy.witness(records.sums[index, :FEATURES], features))
+        for records, index in concerned
+    ]
+    values[DISCREPANCY] = witnesses[0]
     bets = evidence.bets(model, values, regime, arena.p_values)
     probing = evidence.increment(arena.mix[PROBING], bets, evidence.STAKE)
-    for records, index in concerned:
-        value = discrepancy.witness(records.sums[index, :FEATURES], features)
-        bets[DISCREPANCY], p = evidence.bet(model, DISCREPANCY, value, regime)
-        if records is arena.clients:
-            arena.p_values[DISCREPANCY] = p
+    for (records, index), value in zip(concerned, witnesses, strict=True):
+        bets[DISCREPANCY], _ = evidence.bet(model, DISCREPANCY, value, regime)
         extraction = evidence.increment(arena.mix[EXTRACTION], bets, evidence.STAKE)
         top = evidence.HEADROOM - excesses(arena, records, index)
         add(records, (index, PROBING), min(probing, float(top[PROBING])))
@@ -187,7 +191,8 @@ class Query(NamedTuple):
 def squared_distances(position: Floats, entries: npt.NDArray[np.int16]) -> Floats:
     """(n,) exact squared distances, in steps."""
     apart = entries.astype(np.float64) - position
-    return np.einsum("ij,ij->i", apart, apart)
+    squared: Floats = np.einsum("ij,ij->i", apart, apart)
+    return squared
 
 
 def against_ring(rings: Rings, slot: int, weights: Floats, query: Query, values: Floats) -> None:
@@ -261,8 +266,9 @@ def excesses(arena: Arena, records: Records, index: int) -> Floats:
     """(2,) nats above the thresholds, by family."""
     scope = 0 if records is arena.clients else 2 if index == ENDPOINT else 1
     volume = float(records.sums[index, FEATURES])
-    levels = records.levels[index]
-    return levels - [evidence.threshold(volume, float(share)) for share in arena.budgets[scope]]
+    limits = [evidence.threshold(volume, float(share)) for share in arena.budgets[scope]]
+    above: Floats = records.levels[index] - limits
+    return above
 
 
 def lineage_threshold(arena: Arena) -> float:
@@ -291,7 +297,7 @@ def descend(arena: Arena, neighbour: int, query: Query, bets: Floats, now: float
     one where there is none; another only lowers it.
     """
     shared, lineages = arena.shared, arena.lineages
-    bet = float(arena.mix[LINEAGE] @ bets)
+    bet = evidence.descent(arena.mix[LINEAGE], bets)
     descends = bet > 1.0 and neighbour < shared.content.size
     index = -1
     if neighbour < shared.content.size:

@@ -44,7 +44,9 @@ class Slots:
             self._slots.move_to_end(key)
         return slot
 
-    def admit(self, key: str, may_leave: Callable[[int], bool], leave: Callable[[int], None]) -> int:
+    def admit(
+        self, key: str, may_leave: Callable[[int], bool], leave: Callable[[int], None]
+    ) -> int:
         """The slot of a new key, or 0 if there is no room for it.
 
         Those that were not seen for longest are asked to leave first. One that may not is asked

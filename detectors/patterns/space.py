@@ -83,7 +83,8 @@ def sketch(model: PatternModel, rows: Rows) -> Sketched:
 def nearest(position: Floats, centres: Floats) -> npt.NDArray[np.int64]:
     """(n,) the nearest of (c, 32) centres."""
     squared = (centres * centres).sum(axis=1) - 2.0 * (position @ centres.T)
-    return np.argmin(squared, axis=1)
+    found: npt.NDArray[np.int64] = np.argmin(squared, axis=1)
+    return found
 
 
 def cell(model: PatternModel, position: Floats, regime: int) -> int:

@@ -34,7 +34,7 @@ CONTRIBUTION: Final = 2.0
 CLIENTS_A_SUBNET: Final = 4
 """A quarter as many subnets as clients are kept apart."""
 ASKED_AGAIN: Final = 20
-"""Exchanges for which a key without news is asked after."""
+"""Exchanges for which a key that other replicas work on too is asked after without news."""
 MOST_LEFT: Final = 1024
 """Evicted clients whose pending evidence waits to be handed over."""
 
@@ -120,17 +120,23 @@ class PatternTracker:
         """See :class:`detectors.patterns.base.Tracker`.
 
         Raises:
-            ScoreFault: if a statistic is not finite.
-            ValueError: if ``rows`` has another shape or dtype.
+            ScoreFault: if a value or a statistic is not finite, or a p-value is none.
+            ValueError: if ``rows`` or ``p_values`` has another shape or dtype.
         """
         check_rows(rows, self.model.features)
+        if p_values is not None and p_values.shape != (len(rows),):
+            raise ValueError("expected one p-value a row")
         rows = np.ascontiguousarray(rows)
         slot = self._client_slot(client, now)
         group = self._subnet_slot(subnet, now) if subnet else NO_GROUP
         arena, step = self._arena, self._step
         told, most, lineages = arena.told, -math.inf, set[int]()
         for index in range(len(rows)):
-            p_value = math.nan if p_values is None else float(p_values[index])
+            p_value = math.nan
+            if p_values is not None:
+                p_value = float(p_values[index])
+                if not 0.0 < p_value <= 1.0:
+                    raise ScoreFault("an outlier's p-value is outside (0, 1]")
             most = step(slot, group, rows[index : index + 1], p_value, now)
             if most != most:  # noqa: PLR0124 - NaN
                 raise ScoreFault("a value or a statistic is not finite")
@@ -146,8 +152,8 @@ class PatternTracker:
     def drain(self, most: int) -> list[Delta]:
         """See :class:`detectors.patterns.base.Tracker`.
 
-        After what has news come the keys that had some lately, as empty questions: what other
-        replicas learnt of them comes back too.
+        After what has news come, as empty questions, the keys of which other replicas had some
+        lately.
         """
         arena = self._arena
         deltas: list[Delta] = []
@@ -167,16 +173,15 @@ class PatternTracker:
         deltas += [self._left.pop(key) for key in left]
         self._drains += 1
         told = set(left)
-        for waiting in (self._dirty, self._recent):
-            room = max(most - len(deltas), 0)
-            for key in [key for key in islice(waiting, room + len(left)) if key not in told][:room]:
-                last = self._recent.pop(key, 0) if waiting is self._recent else self._drains
-                waiting.pop(key, None)
-                if self._drains - last < ASKED_AGAIN:
-                    self._recent.pop(key, None)
-                    self._recent[key] = last
-                    told.add(key)
-                    deltas.append(self._take(key))
+        for key in _first(self._dirty, told, most - len(deltas)):
+            del self._dirty[key]
+            told.add(key)
+            deltas.append(self._take(key))
+        for key in _first(self._recent, told, most - len(deltas)):
+            last = self._recent.pop(key)
+            if self._drains - last <= ASKED_AGAIN:
+                self._recent[key] = last
+                deltas.append(self._take(key))
         return deltas
 
     def merge(self, merged: Sequence[Merged]) -> None:
@@ -185,27 +190,29 @@ class PatternTracker:
         Raises:
             ExchangeError: if something is not of the agreed form.
         """
-        arena = self._arena
+        arena, mass = self._arena, self.model.mass
         for one in merged:
             kind, _, name = one.key.partition(":")
+            others = False
             if kind == "client":
                 slot = self._clients.find(name)
                 if slot:
-                    exchanging.put_record(
-                        arena.clients, slot, one, self.model.mass, arena.rings
-                    )
+                    others = exchanging.put_record(arena.clients, slot, one, mass, arena.rings)
             elif kind == "subnet":
                 slot = self._subnets.find(name)
                 if slot:
-                    exchanging.put_record(arena.groups, slot, one, self.model.mass)
+                    others = exchanging.put_record(arena.groups, slot, one, mass)
             elif kind == "endpoint":
-                exchanging.put_record(arena.groups, ENDPOINT, one, self.model.mass)
+                exchanging.put_record(arena.groups, ENDPOINT, one, mass)
             elif kind == "shared":
                 exchanging.put_shared(arena.shared, arena.lineages, one.entries)
                 self._shared_cursor, self._shared_epoch = one.cursor, one.epoch
             elif kind == "lineage":
-                for slot in np.flatnonzero(arena.lineages.ids == np.uint64(int(name, 16))):
-                    exchanging.put_lineage(arena.lineages, int(slot), one)
+                for found in np.flatnonzero(arena.lineages.ids == np.uint64(int(name, 16))):
+                    exchanging.put_lineage(arena.lineages, int(found), one)
+            if others:
+                self._recent.pop(one.key, None)
+                self._recent[one.key] = self._drains
 
     def forget(self, client: str) -> None:
         """See :class:`detectors.patterns.base.Tracker`."""
@@ -265,7 +272,7 @@ class PatternTracker:
                 arena.rings.clear(slot)
                 arena.clients.born[slot] = arena.clients.seen[slot] = now
             arena.tracked[0] = max(len(self._clients), 1)
-        elif now - arena.clients.born[slot] >= self._retention:
+        if now - arena.clients.born[slot] >= self._retention:
             exchanging.begin_day(arena.clients, slot, now)
         if slot:
             self._dirty["client:" + client] = None
@@ -275,7 +282,8 @@ class PatternTracker:
         groups = self._arena.groups
         slot = self._subnets.touch(subnet)
         if not slot:
-            slot = self._subnets.admit(subnet, partial(self._idle, groups, now), self._subnet_leaves)
+            may_leave = partial(self._idle, groups, now)
+            slot = self._subnets.admit(subnet, may_leave, self._subnet_leaves)
             if not slot:
                 return NO_GROUP
             groups.clear(slot)
@@ -342,9 +350,7 @@ class PatternTracker:
             level = float(arena.lineages.levels[index])
             if level >= limit:
                 key = f"{int(arena.lineages.ids[index]):016x}"
-                alarms.append(
-                    Alarm(Family.PROBING, Scope.LINEAGE, level, limit, key, dict(detail))
-                )
+                alarms.append(Alarm(Family.PROBING, Scope.LINEAGE, level, limit, key, dict(detail)))
         coverage = float(arena.clients.coverage[slot])
         if coverage >= self._limit:
             told = {"coverage": coverage, "distinct": float(arena.clients.sums[slot, FEATURES])}
@@ -371,6 +377,12 @@ class PatternTracker:
             coverage,
             float(clients.seen[slot]),
         )
+
+
+def _first(waiting: dict[str, Any], but: set[str], most: int) -> list[str]:
+    """The keys that wait longest."""
+    some = islice(waiting, max(most, 0) + len(but))
+    return [key for key in some if key not in but][: max(most, 0)]
 
 
 def unseen(coverage: float) -> float:

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from detectors.arrays import Floats, Indices, Singles
 from detectors.patterns import space as served
 from detectors.patterns.layout import BLOCKS, CELLS, FEATURES, SHARED, SKETCH, SKETCH_LIMIT
-from detectors.patterns.model import MAX_CLASSES, MAX_RANK, MAX_SIGNAL, STATISTICS, PatternModel
+from detectors.patterns.model import MAX_RANK, MAX_SIGNAL, STATISTICS, PatternModel
 
 Seed = int | None
 
@@ -62,7 +62,8 @@ def fit_space(
     mean = wide.mean(axis=0)
     state = int(random.integers(1 << 31))
     directions, variances = _principal((wide - mean) / scale, state)
-    explained = np.cumsum(variances) / max(float((((wide - mean) / scale) ** 2).mean(0).sum()), 1e-300)
+    total = float((((wide - mean) / scale) ** 2).mean(axis=0).sum())
+    explained = np.cumsum(variances) / max(total, 1e-300)
     signal = int(np.searchsorted(explained, KEPT_VARIANCE) + 1)
     signal = max(1, min(signal, MAX_SIGNAL, len(directions), max(features - 1, 1)))
     complete = features <= MAX_RANK and len(directions) == features
@@ -86,7 +87,7 @@ def fit_space(
         sketch=_sketch(components[:, :signal], random),
         order=order,
         starts=starts,
-        keys=random.integers(0, 1 << 64, features, dtype=np.uint64) | np.uint64(1),
+        keys=np.bitwise_or(random.integers(0, 1 << 64, features, dtype=np.uint64), np.uint64(1)),
         modes=np.zeros(starts.size, dtype=np.int32),
         block_weights=np.zeros((2, starts.size)),
         centroids=np.zeros((1, SKETCH)),
@@ -128,18 +129,19 @@ def feature_scales(rows: Floats) -> Floats:
         return np.ones(rows.shape[1])
     if float(np.median(reach[varying])) >= 0.5 * float(reach.max()):
         return np.full(rows.shape[1], float(np.sqrt((deviation**2).mean())))
-    return np.maximum(deviation, SCALE_FLOOR * float(deviation[varying].mean()))
+    floored: Floats = np.maximum(deviation, SCALE_FLOOR * float(deviation[varying].mean()))
+    return floored
 
 
 def _principal(standard: Floats, state: int) -> tuple[Floats, Floats]:
     """Principal directions (r, d) and variances (r,), by falling variance."""
     count, features = standard.shape
-    if features <= 1024:
+    if features <= 2 * MAX_RANK:
         covariance = standard.T @ standard / count
         variances, vectors = np.linalg.eigh(covariance)
         rank = min(features, MAX_RANK)
         return np.ascontiguousarray(vectors.T[::-1][:rank]), np.maximum(variances[::-1][:rank], 0.0)
-    pca = PCA(n_components=min(MAX_SIGNAL, count - 1), svd_solver="randomized", random_state=state)
+    pca = PCA(n_components=min(MAX_SIGNAL, count - 1, features), svd_solver="randomized", random_state=state)
     pca.fit(standard)
     return pca.components_, pca.explained_variance_
 
@@ -220,8 +222,8 @@ def _cells(
     for index in range(model.classes):
         inside = position[regime == index]
         count = max(1, min(most, len(inside) // CELL_ROWS, len(np.unique(inside, axis=0))))
-        centres = KMeans(count, n_init=1, max_iter=20, random_state=state).fit(inside).cluster_centers_
-        parts.append(np.asarray(centres, dtype=np.float64))
+        clusters = KMeans(count, n_init=1, max_iter=20, random_state=state).fit(inside)
+        parts.append(np.asarray(clusters.cluster_centers_, dtype=np.float64))
         found = served.nearest(inside, parts[-1])
         mass.append(np.bincount(found, minlength=count) / len(position))
     starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])

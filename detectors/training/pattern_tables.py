@@ -37,6 +37,8 @@ which tells more than the rows alone, but not without end."""
 SMALLEST_REGIME: Final = 50
 COMPANY_CAP: Final = 3000
 """Rows that streams are made of: their distances to each other fill a table."""
+GAIN: Final = 0.03
+"""By how much an honest client's instrument may drift: a small shift, however long, is no theft."""
 SHARED_ROUNDS: Final = 6
 SHARED_ASKED: Final = 1000
 LOW: Final = -1e300
@@ -81,11 +83,15 @@ def calibrate(
     tables.add(RESIDUE, place.residue[query[judged]], row=True)
     if p_values is not None:
         tables.add(OUTLIER, -np.log(p_values[query[judged]]), row=True)
-    features = space.features(model, place.sketch, place.regime)
-    witnesses = [_witnesses(features[stream[stream < count]]) for stream in streams]
+    gains = [_gained(model, rows, gain) for gain in (1.0 - GAIN, 1.0, 1.0 + GAIN)]
+    witnesses = [
+        _witnesses(gains[index % len(gains)][stream[stream < count]])
+        for index, stream in enumerate(streams)
+    ]
     tables.add(DISCREPANCY, np.concatenate(witnesses), row=False)
 
-    near, equal, asked, together = _shared(model, squared[:count], agreement[:count], regime, random)
+    shared = _shared(model, squared[:count], agreement[:count], regime, random)
+    near, equal, asked, together = shared
     tables.regime, tables.alike = regime[asked], together
     tables.add(SHARED_NEAR, near, row=False)
     tables.add(SHARED_EQUAL, equal, row=False)
@@ -139,13 +145,11 @@ def _tail(values: Floats, rows: int, row: bool) -> tuple[Floats, Floats]:
     above = np.maximum(np.floor(wanted * (count + 1) + 1e-9).astype(np.int64) - 1, 0)
     above = np.minimum(above, count)
     # Strictly above the value that must not count any more.
-    knots = np.where(above < count, np.nextafter(falling[np.minimum(above, count - 1)], np.inf), LOW)
+    last = np.nextafter(falling[np.minimum(above, count - 1)], np.inf)
+    knots = np.where(above < count, last, LOW)
     p = (above + 1.0) / (count + 1.0)
-    if row:
-        p = np.minimum(p + 2.0 * np.sqrt(p / rows) + 2.0 / rows, 1.0)
-    else:
-        p = np.maximum(p, floor)
-    return knots, p
+    doubted = np.minimum(p + 2.0 * np.sqrt(p / rows) + 2.0 / rows, 1.0)
+    return knots, doubted if row else np.maximum(p, floor)
 
 
 def _mixed(count: int, random: np.random.Generator) -> list[Positions]:
@@ -170,12 +174,11 @@ def _alike(
         share = max(SAMPLES // (len(kinds) + 1) // max(len(groups), 1), 1)
         for group in groups:
             length = min(LENGTH, group.size)
-            for _ in range(max(1, share // length)):
-                streams.append(random.permutation(group)[:length])
+            rounds = range(max(1, share // length))
+            streams += [random.permutation(group)[:length] for _ in rounds]
     most = min(LENGTH, count)
-    for _ in range(max(1, SAMPLES // (len(kinds) + 1) // most)):
-        streams.append(_sessions(labels, most, random))
-    return streams
+    rounds = range(max(1, SAMPLES // (len(kinds) + 1) // most))
+    return streams + [_sessions(labels, most, random) for _ in rounds]
 
 
 def _groups(names: npt.NDArray[Any]) -> list[Positions]:
@@ -186,9 +189,7 @@ def _groups(names: npt.NDArray[Any]) -> list[Positions]:
     ]
 
 
-def _sessions(
-    labels: npt.NDArray[Any], length: int, random: np.random.Generator
-) -> Positions:
+def _sessions(labels: npt.NDArray[Any], length: int, random: np.random.Generator) -> Positions:
     """Runs of 5 to 60 queries of one class each, until the rows or the stream are used up."""
     left = {name: random.permutation(np.flatnonzero(labels == name)) for name in np.unique(labels)}
     parts: list[Positions] = []
@@ -243,9 +244,16 @@ def _pairs(stream: Positions, squared: Any, agreement: Any) -> tuple[Floats, Flo
     return found
 
 
+def _gained(model: PatternModel, rows: Singles, gain: float) -> Floats:
+    """The features of rows from an instrument whose gain has drifted."""
+    place = space.sketch(model, rows * np.float32(gain))
+    return space.features(model, place.sketch, place.regime)
+
+
 def _witnesses(features: Floats) -> Floats:
     before = np.cumsum(features, axis=0) - features
-    return discrepancy.witness(before, features)
+    values: Floats = discrepancy.witness(before, features)
+    return values
 
 
 def _shared(
@@ -274,7 +282,7 @@ def _shared(
             )
         )
 
-    # Honest queries with near neighbours are taken for descendants, and those the ring keeps longer.
+    # Honest queries with near neighbours are taken for descendants: the ring keeps those longer.
     third = np.partition(squared, statistics.NEIGHBOUR, axis=1)[:, statistics.NEIGHBOUR]
     dense = np.argsort(third)[: max(count // 10, 1)]
     for _ in range(SHARED_ROUNDS):

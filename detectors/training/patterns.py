@@ -121,5 +121,3 @@ def _check(
             raise ValueError(f"{name} must hold one value a row")
     if stream_p is not None and not bool(((stream_p > 0) & (stream_p <= 1)).all()):
         raise ValueError("stream_p must lie in (0, 1]")
-
-

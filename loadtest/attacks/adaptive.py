@@ -151,7 +151,8 @@ class Attacker:
 
     def _honest(self) -> Singles:
         rows = self.own.rows
-        return rows[self.random.integers(len(rows))]
+        row: Singles = rows[self.random.integers(len(rows))]
+        return row
 
 
 def decisions(attacker: Attacker) -> None:
@@ -165,16 +166,16 @@ def decisions(attacker: Attacker) -> None:
         turn += 1
         point = _bisect(attacker, base, point)
         distance = float(np.linalg.norm(point - base))
-        reach = 0.05 * distance * attacker.width
+        reach = 0.1 * distance * attacker.width
         total = np.zeros_like(base)
         votes: list[tuple[float, Doubles]] = []
-        for _ in range(int(15 * np.sqrt(turn))):
+        for _ in range(int(10 * np.sqrt(turn))):
             direction = random.standard_normal(base.size)
             direction /= np.linalg.norm(direction)
             other = attacker.is_other(point + reach * direction)
             if other is not None:
                 votes.append((1.0 if other else -1.0, direction))
-            reach = 0.05 * distance * attacker.width
+            reach = 0.1 * distance * attacker.width
         mean = np.mean([vote for vote, _ in votes]) if votes else 0.0
         for vote, direction in votes:
             total += (vote - mean) * direction
@@ -190,8 +191,8 @@ def decisions(attacker: Attacker) -> None:
 
 
 def scores(attacker: Attacker) -> None:
-    """From scores, in Square's way (Andriushchenko et al. 2020): random patches of ± the bound, kept
-    where the margin falls. Runs until the attacker stops it."""
+    """From scores, in Square's way (Andriushchenko et al. 2020): random patches of plus or minus
+    the bound, kept where the margin falls. Runs until the attacker stops it."""
     victim, random = attacker.gateway.victim, attacker.random
     base = victim.to_box(attacker.base[None])[0].astype(np.float64)
     height, width = victim.split.image

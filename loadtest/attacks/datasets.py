@@ -135,7 +135,8 @@ SETS: Final[dict[str, _Set]] = {
     "shuttle": _Set(_table("shuttle"), (3, 3), True, Sizes(3000, 4000, 8000, 300, 4000)),
     "mammography": _Set(_table("mammography"), (2, 3), True, Sizes(1500, 2400, 2500, 200, 1000)),
 }
-"""Labels of the tables are those of their source: 1 is the rare class that the model looks for."""
+"""Every set. Labels of the tables are those of their source: 1 is the rare class that the model
+looks for."""
 
 
 @lru_cache(maxsize=2)
@@ -158,16 +159,27 @@ def load(name: str, seed: int) -> Split:
     if len(everything.rows) < kind.sizes.total():
         raise Unavailable(f"{name} has {len(everything.rows)} rows, not {kind.sizes.total()}")
     order = np.random.default_rng((seed, 41)).permutation(len(everything.rows))
-    parts, begin = [], 0
     sizes = kind.sizes
-    for count in (sizes.model, sizes.fit, sizes.honest, sizes.bases, sizes.pool):
-        chosen = order[begin : begin + count]
-        parts.append(Part(everything.rows[chosen], everything.labels[chosen]))
-        begin += count
-    pool = parts[-1].rows
+    counts = (sizes.model, sizes.fit, sizes.honest, sizes.bases, sizes.pool)
+    chosen = np.split(order[: sizes.total()], np.cumsum(counts)[:-1])
+    model, fit, honest, bases, pool = (
+        Part(everything.rows[which], everything.labels[which]) for which in chosen
+    )
     if kind.table:
-        low, high = np.quantile(pool, (0.005, 0.995), axis=0).astype(np.float32)
+        low, high = np.quantile(pool.rows, (0.005, 0.995), axis=0).astype(np.float32)
         high = np.where(high > low, high, low + np.float32(1))
     else:
-        low, high = np.zeros(pool.shape[1], np.float32), np.ones(pool.shape[1], np.float32)
-    return Split(name, seed, kind.image, kind.table, *parts, low, high)
+        low, high = np.zeros_like(pool.rows[0]), np.ones_like(pool.rows[0])
+    return Split(
+        name,
+        seed,
+        kind.image,
+        kind.table,
+        model=model,
+        fit=fit,
+        honest=honest,
+        bases=bases,
+        pool=pool,
+        low=low,
+        high=high,
+    )

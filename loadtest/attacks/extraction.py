@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from loadtest.attacks.datasets import Labels, Part, Singles, Split, load
 from loadtest.attacks.gateway import Gateway, Told
@@ -69,7 +68,8 @@ class Surrogate:
 
     def label(self, rows: Singles) -> Labels:
         """Its decisions."""
-        return self.names[self.model.probabilities(rows).argmax(axis=1)]
+        found: Labels = self.names[self.model.probabilities(rows).argmax(axis=1)]
+        return found
 
 
 def uniform(means: Means, random: np.random.Generator) -> Strategy:

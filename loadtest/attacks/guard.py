@@ -9,12 +9,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from detectors.patterns.base import Alarm, Family, Scope
+from detectors.patterns.base import Alarm, Scope
 from detectors.patterns.model import PatternModel
 from detectors.patterns.tracker import PatternTracker
 from detectors.scorer import Scorer
 from loadtest.attacks.datasets import Part, Singles
-from loadtest.attacks.honest import Day
 from loadtest.attacks.mixing import ATTACKER, Traffic
 
 BUDGET: Final = 0.001
@@ -102,23 +101,6 @@ def _left_out(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     rising = np.sort(scores)
     not_below = scores.size - np.searchsorted(rising, scores, "left")  # itself among them
     return not_below / scores.size
-
-
-def alarms_of_day(guard: Guard, tracker: PatternTracker, day: Day, client: str) -> set[
-    tuple[Family, Scope]
-]:
-    """Which alarms a client's day raises, those of the whole endpoint left out."""
-    p_values = guard.p_values(day.rows)
-    raised: set[tuple[Family, Scope]] = set()
-    begin = 0
-    for number, size in enumerate(day.sizes):
-        end = begin + int(size)
-        alarms = tracker.observe(
-            client, "", day.rows[begin:end], p_values[begin:end], number * PACE
-        )
-        raised.update((a.family, a.scope) for a in alarms if a.scope in BLAMED)
-        begin = end
-    return raised
 
 
 def recognise(guard: Guard, tracker: PatternTracker, traffic: Traffic) -> Found | None:

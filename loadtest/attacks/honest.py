@@ -1,8 +1,8 @@
 """Honest clients: what one asks in a day, in order.
 
 Days are resampled from rows that neither fitted the firewall nor play any other part. A day of one
-client never repeats a row but for retries; days of different clients share rows, so an interval over
-days is conditional on those rows.
+client never repeats a row but for retries; days of different clients share rows, so an interval
+over days is conditional on those rows.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def retries(part: Part, random: np.random.Generator, image: tuple[int, int]) -> 
 
 def bursty(part: Part, random: np.random.Generator, image: tuple[int, int]) -> Day:
     """Sessions of 5 to 60 rows, mostly of one class each, in requests of up to 16 rows."""
-    left = [list(random.permutation(np.flatnonzero(part.labels == k))) for k in np.unique(part.labels)]
+    left = [
+        list(random.permutation(np.flatnonzero(part.labels == k))) for k in np.unique(part.labels)
+    ]
     chosen: list[int] = []
     most = min(DAY, len(part.rows))
     while len(chosen) < most:
@@ -97,7 +99,9 @@ def drifting(part: Part, random: np.random.Generator, image: tuple[int, int]) ->
     """Classes shift from one mixture to another over the day, and the instrument's gain by 3 %."""
     first, last = random.dirichlet(np.ones(len(np.unique(part.labels))), 2)
     most = min(DAY, len(part.rows)) // 2
-    left = [list(random.permutation(np.flatnonzero(part.labels == k))) for k in np.unique(part.labels)]
+    left = [
+        list(random.permutation(np.flatnonzero(part.labels == k))) for k in np.unique(part.labels)
+    ]
     chosen: list[int] = []
     for step in np.linspace(0, 1, most):
         weights = (1 - step) * first + step * last
@@ -188,4 +192,5 @@ def _shifted(picture: Singles, shift: npt.NDArray[np.float64]) -> npt.NDArray[np
     padded = (1 - down) * padded + down * rows
     columns = np.roll(padded, int(np.sign(shift[1])), axis=1)
     padded = (1 - right) * padded + right * columns
-    return padded[1:-1, 1:-1]
+    moved: npt.NDArray[np.float64] = padded[1:-1, 1:-1]
+    return moved

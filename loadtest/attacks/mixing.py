@@ -48,10 +48,11 @@ def interleaved(
 def sybils(
     trace: Trace,
     honest: Singles,
-    accounts: int,
-    one_subnet: bool,
     most: int,
     random: np.random.Generator,
+    *,
+    accounts: int,
+    one_subnet: bool,
 ) -> Traffic:
     """Accounts in turn, among other clients who send four honest queries to each hostile one.
 
@@ -122,9 +123,7 @@ class Noise:
         shares = np.cumsum(lengths**2) / (lengths**2).sum()
         return cls(split, directions[: int(np.searchsorted(shares, 0.9)) + 1], scale)
 
-    def probes(
-        self, base: Singles, norm: float, count: int, random: np.random.Generator
-    ) -> Trace:
+    def probes(self, base: Singles, norm: float, count: int, random: np.random.Generator) -> Trace:
         """``count`` probes around a base."""
         width = self.split.features if self.basis is None else len(self.basis)
         noise = random.standard_normal((count, width))

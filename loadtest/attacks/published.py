@@ -139,7 +139,7 @@ def _attack(victim: Victim, name: str, base: Singles, seed: int, step: float) ->
     classifier = BlackBoxClassifierNeuralNetwork(
         ask, shape, victim.split.classes + unused, clip_values=(0.0, 1.0)
     )
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the toolbox knows no other
+    np.random.seed(seed % 2**32)
     random.seed(seed)
     start = victim.to_box(base).reshape(1, 1, height, width).astype(np.float32)
     start = np.pad(start, ((0, 0), (0, 0), (0, idle), (0, idle)))

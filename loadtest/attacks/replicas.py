@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,10 +13,18 @@ from detectors.patterns.exchange import Delta, Layout, Merged
 from detectors.patterns.layout import ENTRY, RING, SHARED
 from detectors.patterns.tracker import PatternTracker
 from loadtest.attacks.guard import BLAMED, PACE, Found, Guard
-from loadtest.attacks.mixing import Traffic
+from loadtest.attacks.mixing import Traffic, interleaved
+from loadtest.attacks.study import Study
 from proxy.state.memory_sketches import MemorySketches
 
 REPLICAS: Final = 4
+INTERVALS: Final = (1, 4, 16, 64)
+"""Queries of the client from one exchange to the next."""
+ATTACK: Final = "hopskipjump"
+RUNS: Final = 20
+MOST_HOSTILE: Final = 200
+
+Row = dict[str, Any]
 MOST: Final = 100_000
 
 
@@ -59,7 +67,7 @@ def recognise_over(
     asked = 0
     for number, hostile in enumerate(traffic.hostile):
         replicas.now = number * PACE
-        tracker = replicas.trackers[random.integers(len(replicas.trackers))]
+        tracker = replicas.trackers[int(random.integers(len(replicas.trackers)))]
         alarms = tracker.observe(
             traffic.clients[number],
             traffic.subnets[number],
@@ -102,3 +110,39 @@ def largest_difference(
                 for family, level in expected.evidence.items():
                     largest = max(largest, abs(found.evidence[family] - level))
     return largest
+
+
+def measure(study: Study, quick: bool) -> list[Row]:
+    """Queries until an attack that is spread over replicas is recognised, by the queries between
+    exchanges; and by how much the evidence differs with an exchange after each."""
+    guard, honest = study.guard, study.split.honest.rows
+    runs = study.attacks(ATTACK, RUNS)[: 2 if quick else RUNS // 2]
+    rows: list[Row] = []
+    for rings in (True, False):
+        for interval in INTERVALS:
+            random = study.random(f"replicas {rings} {interval}")
+            found = [
+                recognise_over(
+                    guard,
+                    Replicas([guard.tracker(clients=4) for _ in range(REPLICAS)], rings=rings),
+                    interleaved(run, honest, 0, MOST_HOSTILE, random),
+                    interval,
+                    random,
+                )
+                for run in runs
+            ]
+            rows.append(
+                {
+                    "interval": interval,
+                    "rings": rings,
+                    "found": [None if one is None else one.queries for one in found],
+                }
+            )
+    random = study.random("replicas")
+    difference = largest_difference(
+        guard,
+        Replicas([guard.tracker(clients=4) for _ in range(REPLICAS)]),
+        guard.tracker(clients=4),
+        interleaved(runs[0], honest, 1, 40, random),
+    )
+    return [*rows, {"difference": difference}]

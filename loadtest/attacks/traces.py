@@ -67,7 +67,7 @@ class Recorder:
 
 
 def save(path: Path, traces: Sequence[Trace]) -> None:
-    """Writes runs to an npz: ``queries`` (n, d), ``run`` (n,), and by run ``asked``, ``success``."""
+    """Writes runs to an npz: ``queries`` (n, d), ``run`` (n,); by run ``asked`` and ``success``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     lengths = [len(trace.queries) for trace in traces]
@@ -93,6 +93,4 @@ def read(path: Path) -> list[Trace]:
         queries: Singles = file["queries"]
         run: npt.NDArray[np.int64] = file["run"]
         asked, success = file["asked"], file["success"]
-    return [
-        Trace(queries[run == i], int(asked[i]), bool(success[i])) for i in range(len(asked))
-    ]
+    return [Trace(queries[run == i], int(asked[i]), bool(success[i])) for i in range(len(asked))]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from loadtest.attacks.datasets import Labels, Part, Singles, Split
 from loadtest.mlp import Floats, Mlp
@@ -33,9 +34,7 @@ def train(part: Part, seed: int, epochs: int = 300) -> Mlp:
     deviation = np.maximum(deviation, 0.1 * deviation.mean())
     if rows.min() >= 0 and rows.max() <= 1:
         deviation = np.full_like(deviation, np.sqrt(np.mean(deviation**2)))
-    classifier = MLPClassifier(
-        (HIDDEN,), alpha=1e-3, max_iter=epochs, tol=1e-3, random_state=seed
-    )
+    classifier = MLPClassifier((HIDDEN,), alpha=1e-3, max_iter=epochs, tol=1e-3, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # few epochs are what was asked for
         classifier.fit((rows - mean) / deviation, labels)
@@ -74,13 +73,14 @@ class Victim:
 
     def label(self, rows: Singles) -> Labels:
         """The model's decisions."""
-        return self.ask(rows).argmax(axis=1)
+        found: Labels = self.ask(rows).argmax(axis=1)
+        return found
 
     def to_box(self, rows: Singles) -> Singles:
         """Rows in the attacker's units: 0 to 1 over the box."""
         return (rows - self.split.low) / (self.split.high - self.split.low)
 
-    def from_box(self, rows: Singles) -> Singles:
+    def from_box(self, rows: npt.NDArray[np.floating[Any]]) -> Singles:
         """Rows in the model's units."""
         low, high = self.split.low, self.split.high
         return np.ascontiguousarray(low + rows.astype(np.float32) * (high - low), np.float32)

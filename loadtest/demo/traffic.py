@@ -53,7 +53,8 @@ def probes(image: Floats, other: Floats, count: int, seed: int) -> Floats:
         near, far = (middle, far) if rng.random() < 0.5 else (near, middle)
     steps = rng.normal(size=(count - len(queries), image.size))
     steps *= 0.1 / np.linalg.norm(steps, axis=1, keepdims=True)
-    return np.clip(np.vstack([*queries, queries[-1] + steps]), 0, 1).astype(np.float32)
+    every = np.vstack([*queries, queries[-1] + steps])
+    return np.asarray(every.clip(0, 1), np.float32)
 
 
 @dataclass(frozen=True, slots=True)

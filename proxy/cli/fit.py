@@ -171,7 +171,7 @@ def patterns_told(patterns: FittedPatterns) -> dict[str, Any]:
         "statistics": [name for name in STATISTICS if name not in unused],
         "rows": {"space": patterns.space, "streams": patterns.streams},
         "signal": model.signal,
-        "classes": model.classes,
+        "regimes": model.classes,
         "cells": len(model.mass),
         "client_bytes": sizes["client_bytes"],
     }
@@ -184,7 +184,7 @@ def patterns_lines(told: dict[str, Any]) -> list[tuple[str, str]]:
         ("patterns", ", ".join(told["statistics"])),
         (
             "  learnt from",
-            f"{rows['space']} rows: {told['classes']} classes, {told['cells']} cells",
+            f"{rows['space']} rows: {told['regimes']} regimes, {told['cells']} cells",
         ),
         ("  calibrated on", f"streams of {rows['streams']} other rows"),
         (

@@ -11,9 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from recorder import MODEL
 from redis_servers import ANY, RedisServer
 from traffic import Traffic, ask, exchange, request_of
 
+from loadtest.payloads import infer_request, infer_target
 from loadtest.process import BARTIZAN, ProcessError
 
 SECRET = "a secret of at least sixteen characters"
@@ -291,6 +293,65 @@ def test_all_workers_reload_or_none(guard, recorder):
     for worker in (1, 2):
         kinds = [record["type"] for record in chain(one, worker)]
         assert kinds.count("reload failed") == 3
+
+
+def test_a_bundle_is_rehearsed_and_then_served_by_all(guard, recorder, digits_bundle, images):
+    one = guard(endpoint={"bundle": str(digits_bundle), "mode": "monitor"})
+    honest = infer_request(images[:1], "localhost", infer_target(MODEL))
+    strange = infer_request(images[:1] * 0 + 900, "localhost", infer_target(MODEL))
+
+    def given(request):
+        return {ask(one.address, request).status for _ in range(24)}
+
+    assert given(honest) == given(strange) == {200}
+    one.settings["endpoints"] = [recorder.endpoint(bundle=str(digits_bundle), mode="enforce")]
+    one.write()
+    assert reloaded(one)
+    assert given(strange) == {403}
+    # A bundle that cannot be used changes nothing, in no worker.
+    (one.folder / "bad.bundle").write_bytes(digits_bundle.read_bytes()[:-100])
+    one.settings["endpoints"] = [recorder.endpoint(bundle=str(one.folder / "bad.bundle"))]
+    one.write()
+    assert not reloaded(one)
+    assert given(strange) == {403}
+    (endpoint,) = json.loads(one.ask_admin("/api/v1/endpoints").body)["endpoints"]
+    assert endpoint["problem"] is None
+    assert endpoint["mode"] == "enforce"
+    scored = one.metric("bartizan_rows_scored_total", endpoint="digits")
+    flagged = one.metric("bartizan_rows_flagged_total", endpoint="digits")
+    assert scored == 24 * 4
+    assert 24 * 3 <= flagged <= scored
+    rate = one.metric("bartizan_alert_rate", endpoint="digits")
+    assert rate == endpoint["alert_rate"] == flagged / scored
+    assert one.metric("bartizan_budget_exceeded", endpoint="digits") == 1
+
+
+def test_the_operators_hand_reaches_every_worker(guard):
+    one = guard()
+    answer = ask(one.address, request_of("known"))
+    holder = served_by(one, answer)
+    record = next(
+        record
+        for record in chain(one, holder)
+        if record.get("id") == answer.headers["x-request-id"]
+    )
+
+    def clients(*words):
+        command = [*BARTIZAN, "clients", *words, "--admin", f"http://127.0.0.1:{one.admin_port}"]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert statuses(one, 1) == {200}
+    assert clients("ban", record["client"], "--for", "1h") == 0
+    assert 200 not in statuses(one, 1)
+    assert clients("show", record["client"]) == 0
+    # Who is started later learns of it.
+    os.kill(process_of(one, 1), signal.SIGKILL)
+    one.process.wait_until(lambda: is_whole(one, WORKERS + 1), 60)
+    assert 200 not in statuses(one, 1)
+    assert clients("unban", record["client"]) == 0
+    assert statuses(one, 1) == {200}
+    assert clients("forgive", record["client"]) == 0
+    assert clients("ban", record["client"], "--for", "1h", "--endpoint", "no-such") == 1
 
 
 def test_sigterm_drains_every_worker(guard, recorder):

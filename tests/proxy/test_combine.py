@@ -68,7 +68,7 @@ def test_what_only_one_knows_is_told():
 
 
 def test_of_a_client_the_one_who_knows_more_is_right():
-    behind = client(level="throttle", evidence={"any": 1.0}, thresholds={}, queries=None)
+    behind = client(level="throttle", evidence={"probing": 1.0}, thresholds={}, queries=None)
     ahead = client(
         evidence={"probing": 4.0, "extraction": 1.0},
         level="shape",
@@ -79,11 +79,20 @@ def test_of_a_client_the_one_who_knows_more_is_right():
     )
     for told in ([[behind], [ahead]], [[ahead], [behind]]):
         (one,) = combine_clients(told)
-        assert one["evidence"] == {"any": 1.0, "probing": 4.0, "extraction": 1.0}
+        assert one["evidence"] == {"probing": 4.0, "extraction": 1.0}
         assert one["thresholds"] == {"probing": 9.0}
         assert one["level"] == "throttle"
         assert (one["queries"], one["coverage"]) == (12, 0.5)
         assert (one["banned_seconds"], one["seen_seconds_ago"]) == (60.0, 1.0)
+
+
+def test_who_only_heard_of_a_client_yields_to_who_knows_it():
+    heard = client(
+        evidence={"most": 7.0}, thresholds={}, level=None, queries=None, seen_seconds_ago=None
+    )
+    for told in ([[heard], [client()]], [[client()], [heard]]):
+        assert combine_clients(told) == [client()]
+    assert combine_clients([[heard], [heard]]) == [heard]
 
 
 def test_the_strongest_come_first_and_endpoints_stay_apart():

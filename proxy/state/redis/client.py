@@ -135,7 +135,8 @@ class Client:
     ) -> None:
         self._address = address
         self._timeout = timeout_seconds
-        self._redis = _open(address, tls or Tls(), timeout_seconds, nodes)
+        self._sentinels: list[Redis] = []
+        self._redis = self._open(address, tls or Tls(), nodes)
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """Runs calls in one round trip (one to each node of a cluster), each once.
@@ -207,7 +208,72 @@ class Client:
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self._redis.aclose()
+        if isinstance(self._redis, RedisCluster):
+            # It leaves those open that a failure took from it, and all if it has not initialised.
+            manager = self._redis.nodes_manager
+            nodes = [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
+            await asyncio.gather(*(node.disconnect() for node in nodes), return_exceptions=True)
+        for client in (self._redis, *self._sentinels):
+            await client.aclose()
+
+    def _open(self, address: Address, tls: Tls, nodes: Sequence[str]) -> Redis | RedisCluster:
+        once = Retry(NoBackoff(), 0)
+        options: dict[str, Any] = {
+            "username": address.username,
+            "password": address.password,
+            "socket_timeout": self._timeout,
+            "socket_connect_timeout": self._timeout,
+            "protocol": 2,  # the only one that every server speaks without asking
+            "driver_info": None,
+        }
+        if address.tls:
+            options |= {
+                "ssl": True,
+                "ssl_ca_certs": str(tls.ca) if tls.ca else None,
+                "ssl_certfile": str(tls.certificate) if tls.certificate else None,
+                "ssl_keyfile": str(tls.key) if tls.key else None,
+                "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+            }
+            _try_files(tls)
+        match address.topology:
+            case Topology.CLUSTER:
+                known = [
+                    (host, int(port)) for host, _, port in (node.rpartition(":") for node in nodes)
+                ]
+                return RedisCluster(
+                    startup_nodes=[
+                        ClusterNode(host, port)
+                        for host, port in dict.fromkeys((*address.hosts, *known))
+                    ],
+                    retry=once,
+                    **options,
+                )
+            case Topology.SENTINEL:
+                # Sentinels have users of their own, if any: ours are the primary's.
+                encryption = {
+                    name: value for name, value in options.items() if name.startswith("ssl")
+                }
+                sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py's
+                    address.hosts,
+                    sentinel_kwargs={
+                        "socket_timeout": self._timeout,
+                        "socket_connect_timeout": self._timeout,
+                        "protocol": 2,
+                        "retry": once,
+                        **encryption,
+                    },
+                )
+                self._sentinels = sentinel.sentinels
+                primary: Redis = sentinel.master_for(
+                    address.service, db=address.database, retry=once, **options
+                )
+                return primary
+            case Topology.STANDALONE:
+                if address.path:
+                    options["unix_socket_path"] = address.path
+                else:
+                    options["host"], options["port"] = address.hosts[0]
+                return Redis(db=address.database, retry=once, **options)
 
 
 def _warning(memory: Mapping[str, Any]) -> str:
@@ -216,65 +282,6 @@ def _warning(memory: Mapping[str, Any]) -> str:
     if memory.get("maxmemory") and policy != "noeviction":
         return f"maxmemory-policy is {policy}, which lets a flood evict quotas: set noeviction"
     return ""
-
-
-def _open(
-    address: Address, tls: Tls, timeout_seconds: float, nodes: Sequence[str]
-) -> Redis | RedisCluster:
-    once = Retry(NoBackoff(), 0)
-    options: dict[str, Any] = {
-        "username": address.username,
-        "password": address.password,
-        "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": timeout_seconds,
-        "protocol": 2,  # the only one that every server speaks without asking
-        "driver_info": None,
-    }
-    if address.tls:
-        options |= {
-            "ssl": True,
-            "ssl_ca_certs": str(tls.ca) if tls.ca else None,
-            "ssl_certfile": str(tls.certificate) if tls.certificate else None,
-            "ssl_keyfile": str(tls.key) if tls.key else None,
-            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-        }
-        _try_files(tls)
-    match address.topology:
-        case Topology.CLUSTER:
-            known = [
-                (host, int(port)) for host, _, port in (node.rpartition(":") for node in nodes)
-            ]
-            return RedisCluster(
-                startup_nodes=[
-                    ClusterNode(host, port)
-                    for host, port in dict.fromkeys((*address.hosts, *known))
-                ],
-                retry=once,
-                **options,
-            )
-        case Topology.SENTINEL:
-            # Sentinels have users of their own, if any: ours are the primary's.
-            encryption = {name: value for name, value in options.items() if name.startswith("ssl")}
-            sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py's
-                address.hosts,
-                sentinel_kwargs={
-                    "socket_timeout": timeout_seconds,
-                    "socket_connect_timeout": timeout_seconds,
-                    "protocol": 2,
-                    "retry": once,
-                    **encryption,
-                },
-            )
-            primary: Redis = sentinel.master_for(
-                address.service, db=address.database, retry=once, **options
-            )
-            return primary
-        case Topology.STANDALONE:
-            if address.path:
-                options["unix_socket_path"] = address.path
-            else:
-                options["host"], options["port"] = address.hosts[0]
-            return Redis(db=address.database, retry=once, **options)
 
 
 def _try_files(tls: Tls) -> None:

@@ -98,8 +98,22 @@ if need > 0 then
   end
   if most >= need then
     rows = math.min(most, math.max(asked, math.min(wanted, math.floor(most / divisor))))
+    -- What came back and what is new are one piece where nothing was granted in between. Elsewhere a
+    -- piece of both would end too early, and whichever has enough for those that wait is granted.
+    local fresh = burst * interval - debt
+    local old
+    if spare_end >= debt then
+      old = math.min(spare, rows * interval)
+    elseif spare >= asked * interval then
+      rows = math.min(rows, math.floor(spare / interval))
+      old = rows * interval
+    elseif fresh >= asked * interval then
+      rows = math.min(rows, math.floor(fresh / interval))
+      old = 0
+    else
+      old = math.min(spare, rows * interval)
+    end
     local piece = rows * interval
-    local old = math.min(spare, piece)
     local old_end = spare_end - (spare - old)
     spare = spare - old
     debt = debt + piece - old

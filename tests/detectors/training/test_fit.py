@@ -54,7 +54,7 @@ def test_distinct_keeps_the_first_of_each():
     assert distinct(rows).tolist() == [0, 1, 4]
 
 
-@given(st.integers(150, 3_000), st.integers(0, 1_500))
+@given(st.integers(160, 3_000), st.integers(0, 1_500))
 def test_a_split_leaves_so_many_for_the_threshold(count, least):
     alone = split(count, 0.3, 0.05, seed=1)
     if count < least + MIN_TRAIN + MIN_MERGE:

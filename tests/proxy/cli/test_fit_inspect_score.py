@@ -66,7 +66,6 @@ def test_fit_tells_what_it_did(files):
     assert told["microseconds_per_row"] > 0
     assert told["patterns"]["client_alarm_budget"] == 0.001
     assert told["patterns"]["rows"] == {"space": 225, "streams": 300}
-    assert told["patterns"]["classes"] == 3
     assert "outlier" in told["patterns"]["statistics"]
     assert 0 < told["patterns"]["client_bytes"] <= 16 * 1024
     assert bundle.patterns.has_outlier
