@@ -35,6 +35,8 @@ from detectors.outlier.projection import Projection, QuadraticForm
 _HEADER: Final = 8
 _STEP: Final = 12  # whole numbers for each detector in the plan
 _QUADRATIC, _FOREST, _NEAREST, _MIXTURE, _SVM = range(5)
+_BLOCK: Final = 64  # reference rows that are screened together
+_STRIDE: Final = 4  # coordinates that are screened at a time
 _NODE_CAP: Final = 1 << 16  # a node's word holds feature and left child in 16 bits each
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -46,13 +48,14 @@ class Packed(NamedTuple):
     Attributes:
         plan: (8 + 12 k,) int64.
         numbers: float64: everything but the trees' nodes.
-        thresholds: float32 view of the nodes, two words each: threshold, then code.
+        singles: float32: the nodes, two words each, threshold and code; then the nearest
+            neighbours' reference once more, to be screened.
         codes: uint32 view of the same words; a code is feature << 16 | left child in its tree.
     """
 
     plan: npt.NDArray[np.int64]
     numbers: Floats
-    thresholds: Singles
+    singles: Singles
     codes: npt.NDArray[np.uint32]
 
 
@@ -101,7 +104,8 @@ def pack(
         Unpackable: if it cannot be.
     """
     numbers = _Numbers()
-    nodes = np.zeros(2, dtype=np.uint32)
+    forests = [detector for detector in detectors if isinstance(detector, IsolationForest)]
+    words = _pack_nodes(forests[0]) if forests else np.zeros(2, dtype=np.uint32)
     steps: list[list[int]] = []
     rank = 0
     projection: Projection | None = None
@@ -112,8 +116,10 @@ def pack(
                 step = [_QUADRATIC, used, numbers.add(detector.rest, detector.weights)]
             case NearestNeighbours():
                 count, used = detector.reference.shape
-                offset = numbers.add(detector.reference)
-                step = [_NEAREST, used, offset, count, detector.neighbours]
+                longest = np.sqrt(np.square(detector.reference).sum(axis=1).max())
+                offset = numbers.add(longest, detector.reference)
+                step = [_NEAREST, used, offset, count, detector.neighbours, words.size]
+                words = np.concatenate([words, _pack_blocks(detector.reference)])
             case GaussianMixture():
                 count, used = detector.means.shape
                 offset = numbers.add(detector.offsets, detector.means, detector.factors)
@@ -123,7 +129,6 @@ def pack(
                 offset = numbers.add(detector.gamma, detector.weights, detector.vectors)
                 step = [_SVM, used, offset, count]
             case IsolationForest():
-                nodes = _pack_nodes(detector)
                 offset = numbers.add(detector.normaliser, detector.roots, detector.length)
                 step = [_FOREST, 0, offset, detector.roots.size, detector.depth]
                 used = 0
@@ -145,7 +150,7 @@ def pack(
     calibrated = numbers.add(calibration.scores)
     header = [features, rank, len(steps), where, calibrated, calibration.scores.size, 0, 0]
     plan = np.array(header + [number for step in steps for number in step], dtype=np.int64)
-    words = _readonly(nodes)
+    words = _readonly(words)
     return Packed(
         _readonly(plan),
         _readonly(np.concatenate(numbers.parts)),
@@ -169,6 +174,19 @@ def _pack_nodes(forest: IsolationForest) -> npt.NDArray[np.uint32]:
     words[:, 0] = forest.threshold.view(np.uint32)
     words[:, 1] = (forest.feature.astype(np.uint32) << 16) | (forest.left - root).astype(np.uint32)
     return words.ravel()
+
+
+def _pack_blocks(reference: Floats) -> npt.NDArray[np.uint32]:
+    """The reference as float32, a block of rows after the other, in each one coordinate after the
+    other: what one step of the screening reads lies together. Filled up with rows at infinity.
+    """
+    count, rank = reference.shape
+    filled = np.zeros((-(-count // _BLOCK) * _BLOCK, -(-rank // _STRIDE) * _STRIDE), np.float32)
+    with np.errstate(over="ignore"):  # infinity is screened as such
+        filled[:count, :rank] = reference
+    filled[count:] = np.inf
+    blocks = filled.reshape(-1, _BLOCK, filled.shape[1]).transpose(0, 2, 1)
+    return np.ascontiguousarray(blocks).view(np.uint32).ravel()
 
 
 # ---------------------------------------------------------------------------------------- kernels
@@ -220,7 +238,7 @@ def _quadratic(y: Floats, norm: float, numbers: Floats, at: int, count: int) -> 
 def _forest(
     x: Singles,
     numbers: Floats,
-    thresholds: Singles,
+    singles: Singles,
     codes: npt.NDArray[np.uint32],
     at: int,
     trees: int,
@@ -237,7 +255,7 @@ def _forest(
         for t in range(trees):
             word = node[t] << one
             code = np.uint64(codes[word + one])
-            right = np.uint64(x[code >> shift] > thresholds[word])
+            right = np.uint64(x[code >> shift] > singles[word])
             node[t] = base[t] + (code & low) + right
     total = 0.0
     first = np.uint64(at + 1 + trees)
@@ -247,45 +265,80 @@ def _forest(
 
 
 @_jit
-def _nearest(y: Floats, numbers: Floats, at: int, rank: int, count: int, neighbours: int) -> float:
-    # The reference is sorted by its first coordinate: search outwards from the row's own, and stop
-    # once that coordinate alone is further than the k-th best.
+def _screen(singles: Singles, at: int, y: Singles, squares: Singles) -> None:
+    """The squared distances of one block's rows, all in step: many lanes, no sum across them."""
+    squares[:] = np.float32(0.0)
+    for i in range(0, y.size, _STRIDE):
+        y0, y1, y2, y3 = y[i], y[i + 1], y[i + 2], y[i + 3]
+        start = at + i * _BLOCK
+        values = singles[start : start + _STRIDE * _BLOCK]
+        for j in range(_BLOCK):
+            d0 = values[j] - y0
+            d1 = values[j + _BLOCK] - y1
+            d2 = values[j + 2 * _BLOCK] - y2
+            d3 = values[j + 3 * _BLOCK] - y3
+            squares[j] += d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3
+
+
+@_jit
+def _nearest(
+    y: Floats,
+    numbers: Floats,
+    singles: Singles,
+    at: int,
+    rank: int,
+    count: int,
+    neighbours: int,
+    blocks: int,
+) -> float:
+    # Screened in single precision, measured in double: only rows that could be among the nearest,
+    # for all that the screening's rounding can do, are measured.
     best = np.full(neighbours, np.inf)
-    low, high = 0, count
+    squares = np.empty(_BLOCK, np.float32)
+    near = np.zeros((rank + _STRIDE - 1) // _STRIDE * _STRIDE, np.float32)
+    norm = 0.0
+    for i in range(rank):
+        near[i] = np.float32(y[i])
+        norm += y[i] * y[i]
+    # Each coordinate, difference, square and sum is rounded once, by half of 2^-23 at most.
+    slack = (rank + 4) * 2.0**-23 * (numbers[at] + math.sqrt(norm)) + 1e-18
+    worst, bound = np.inf, np.float32(np.inf)
+    # The reference is sorted by its first coordinate: go outwards from the row's own, in turns.
+    low, high = 0, count - 1
     while low < high:
         middle = (low + high) >> 1
-        if numbers[at + middle * rank] < y[0]:
+        if numbers[at + 1 + middle * rank] < y[0]:
             low = middle + 1
         else:
             high = middle
-    down, up = low - 1, low
-    worst = np.inf
-    while down >= 0 or up < count:
-        below = y[0] - numbers[at + down * rank] if down >= 0 else np.inf
-        above = numbers[at + up * rank] - y[0] if up < count else np.inf
-        if down >= 0 and (up >= count or below < above):
-            gap, row = below, at + down * rank
-            down -= 1
-        else:
-            gap, row = above, at + up * rank
-            up += 1
-        if gap * gap > worst:
-            break
-        squared = 0.0
-        start = 0
-        while start < rank:
-            stop = min(start + 16, rank)
-            squared += _distance(numbers, row, y, start, stop)
-            if squared > worst:
-                break
-            start = stop
-        if squared < worst:
-            place = neighbours - 1
-            while place > 0 and best[place - 1] > squared:
-                best[place] = best[place - 1]
-                place -= 1
-            best[place] = squared
-            worst = best[neighbours - 1]
+    total = (count + _BLOCK - 1) // _BLOCK
+    for turn in range(total):
+        step = (turn + 1) >> 1
+        block = (low // _BLOCK + (-step if turn & 1 else step) + total) % total
+        first = block * _BLOCK
+        last = min(first + _BLOCK, count) - 1
+        gap = max(numbers[at + 1 + first * rank] - y[0], y[0] - numbers[at + 1 + last * rank])
+        if gap > 0.0 and gap * gap > worst:
+            continue  # that coordinate alone is further away
+        _screen(singles, blocks + first * near.size, near, squares)
+        close = 0
+        for j in range(_BLOCK):
+            close += not squares[j] > bound
+        if not close:
+            continue
+        for row in range(first, last + 1):
+            if squares[row - first] > bound:
+                continue
+            squared = _distance(numbers, at + 1 + row * rank, y, 0, rank)
+            if squared < worst:
+                place = neighbours - 1
+                while place > 0 and best[place - 1] > squared:
+                    best[place] = best[place - 1]
+                    place -= 1
+                best[place] = squared
+                worst = best[neighbours - 1]
+                within = (math.sqrt(worst) + slack) ** 2
+                bound = np.float32(within if within < 3e38 else np.inf)
     return math.sqrt(worst)
 
 
@@ -357,7 +410,7 @@ def _row(
     x: Singles,
     plan: npt.NDArray[np.int64],
     numbers: Floats,
-    thresholds: Singles,
+    singles: Singles,
     codes: npt.NDArray[np.uint32],
     out: Floats,
 ) -> tuple[float, float]:
@@ -390,9 +443,9 @@ def _row(
         if kind == _QUADRATIC:
             score = _quadratic(y, norm, numbers, at, used)
         elif kind == _FOREST:
-            score = _forest(x, numbers, thresholds, codes, at, size, plan[step + 4])
+            score = _forest(x, numbers, singles, codes, at, size, plan[step + 4])
         elif kind == _NEAREST:
-            score = _nearest(y, numbers, at, used, size, plan[step + 4])
+            score = _nearest(y, numbers, singles, at, used, size, plan[step + 4], plan[step + 5])
         elif kind == _MIXTURE:
             score = _mixture(y, numbers, at, used, size)
         else:
@@ -422,24 +475,24 @@ def _first_row(
     rows: Singles,
     plan: npt.NDArray[np.int64],
     numbers: Floats,
-    thresholds: Singles,
+    singles: Singles,
     codes: npt.NDArray[np.uint32],
     out: Floats,
 ) -> tuple[float, float]:
-    return _row(rows[0], plan, numbers, thresholds, codes, out)
+    return _row(rows[0], plan, numbers, singles, codes, out)
 
 
 def _all_rows(
     rows: Singles,
     plan: npt.NDArray[np.int64],
     numbers: Floats,
-    thresholds: Singles,
+    singles: Singles,
     codes: npt.NDArray[np.uint32],
     out: Floats,
 ) -> None:
     count = 2 * plan[2]
     for i in range(rows.shape[0]):
-        merged, p_value = _row(rows[i], plan, numbers, thresholds, codes, out[i])
+        merged, p_value = _row(rows[i], plan, numbers, singles, codes, out[i])
         out[i, count] = merged
         out[i, count + 1] = p_value
 

@@ -62,7 +62,7 @@ def broken():
     yield "p-values", dict(space=good, streams=good, stream_p=np.zeros(300))
 
 
-@pytest.mark.parametrize(("case", "arguments"), broken())
+@pytest.mark.parametrize(("case", "arguments"), list(broken()))
 def test_arrays_that_do_not_fit_are_refused(case, arguments):
     with pytest.raises(ValueError):
         fit_patterns(**arguments, seed=0)
@@ -82,7 +82,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("kind", list(ODD))
 def test_odd_rows_fit_and_are_quiet(kind):
     rows = np.random.default_rng(1).permutation(ODD[kind]())
     half = len(rows) // 2

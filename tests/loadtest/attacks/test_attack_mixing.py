@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -25,16 +27,11 @@ def test_interleaved_sends_the_attack_in_order_among_honest_rows(every):
 def test_sybils_take_turns(accounts, one_subnet):
     random = np.random.default_rng(0)
     traffic = sybils(TRACE, HONEST, 30, random, accounts=accounts, one_subnet=one_subnet)
-    hostile = [
-        client
-        for client, is_hostile in zip(traffic.clients, traffic.hostile, strict=True)
-        if is_hostile
-    ]
+    sent = list(zip(traffic.clients, traffic.subnets, traffic.hostile, strict=True))
+    hostile = [client for client, _, is_hostile in sent if is_hostile]
     assert len(set(hostile)) == accounts
-    assert all(left != right for left, right in zip(hostile, hostile[1:], strict=False))
-    subnets = {
-        s for s, c in zip(traffic.subnets, traffic.clients, strict=True) if c.startswith(ATTACKER)
-    }
+    assert all(left != right for left, right in pairwise(hostile))
+    subnets = {subnet for client, subnet, _ in sent if client.startswith(ATTACKER)}
     assert len(subnets) == (1 if one_subnet else accounts)
     others = [c for c in traffic.clients if not c.startswith(ATTACKER)]
     assert len(others) == 4 * 30  # four honest queries of others to each hostile one

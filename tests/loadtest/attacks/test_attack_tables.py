@@ -13,7 +13,7 @@ from loadtest.attacks.tables import (
 
 def test_wilson_of_no_alarm_in_3000_days():
     low, high = wilson(0, 3000)
-    assert low == 0
+    assert low == pytest.approx(0, abs=1e-12)
     assert high == pytest.approx(0.00128, abs=1e-5)
     assert wilson(0, 0) == (0.0, 1.0)
 
@@ -44,23 +44,10 @@ def test_within_counts_only_runs_that_sent_as_many():
 
 
 def test_a_table_for_each_part_with_figures():
+    zoo = {"part": "blackbox", "set": "digits", "attack": "zoo", "every": 0}
     rows = [
-        {
-            "part": "blackbox",
-            "set": "digits",
-            "split": 1,
-            "attack": "zoo",
-            "every": 0,
-            "found": [7, 9],
-        },
-        {
-            "part": "blackbox",
-            "set": "digits",
-            "split": 2,
-            "attack": "zoo",
-            "every": 0,
-            "found": [None],
-        },
+        zoo | {"split": 1, "found": [7, 9]},
+        zoo | {"split": 2, "found": [None]},
         {
             "part": "honest",
             "set": "digits",
