@@ -279,11 +279,16 @@ class Server:
         await self._shared.state.close()
 
     async def _until_ended(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._tell_suppressed())
+        loop, shared = asyncio.get_running_loop(), self._shared
+        telling = [
+            loop.create_task(self._tell_suppressed()),
+            loop.create_task(tell_health(shared.state.health, shared.audit.event, asyncio.sleep)),
+        ]
         try:
             await self._ended.wait()
         finally:
-            task.cancel()
+            for task in telling:
+                task.cancel()
 
     async def _tell_suppressed(self) -> None:
         """Says which log events came too often to be written."""

@@ -8,7 +8,7 @@ testing by betting"), and sums of several clients or replicas add.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -18,8 +18,9 @@ PRIOR: Final = 10.0
 """Queries' worth of noise that a direction is doubted by."""
 
 
-def witness(sums: Floats, features: Floats) -> Any:
+def witness(sums: Floats, features: Floats) -> Floats:
     """How far features (…, 128) lie in the direction of sums (…, 128) of the queries before:
     (…) float64."""
     length = np.sqrt((sums * sums).sum(axis=-1) + PRIOR * sums.shape[-1])
-    return (sums * features).sum(axis=-1) / length
+    value: Floats = (sums * features).sum(axis=-1) / length
+    return value

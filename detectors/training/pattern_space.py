@@ -32,6 +32,8 @@ BANDWIDTH: Final = 0.5
 """Of the median distance between honest sketches: the kernel's."""
 WEIGHT_STEP: Final = 1024.0
 RAREST: Final = 1e-4
+COMMON: Final = 0.1
+"""A mode this frequent, a blank corner say, weighs nothing: rows with many blanks would all agree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ def _block_weights(blocks: npt.NDArray[np.uint16]) -> tuple[Indices, Floats]:
         modes.append(int(values[mode]))
         usual = (times[mode] - 1.0) / (count - 1.0)
         unusual = (others * (others - 1.0)).sum() / (max(others.sum(), 1.0) * (count - 1.0))
-        chances.append((usual, unusual))
+        chances.append((usual if usual < COMMON else 1.0, unusual))
     exact = -np.log(np.maximum(np.array(chances).T, RAREST))
     weights = np.maximum(np.rint(exact * WEIGHT_STEP), 0.0) / WEIGHT_STEP
     return np.array(modes, dtype=np.int32), np.ascontiguousarray(weights)

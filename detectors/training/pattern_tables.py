@@ -29,7 +29,7 @@ LENGTH: Final = 500
 """Queries of a stream."""
 SAMPLES: Final = 20_000
 """Queries of all mixed streams, and again of all streams of one class."""
-CLASS_QUANTILE: Final = 0.95
+CLASS_QUANTILE: Final = 0.98
 LEVELS: Final = 64
 PAIR_FLOOR: Final = 20.0
 """Pair statistics claim no p-value below 1 / (20 rows): streams reuse their rows in new company,
@@ -41,6 +41,8 @@ GAIN: Final = 0.03
 """By how much an honest client's instrument may drift: a small shift, however long, is no theft."""
 SHARED_ROUNDS: Final = 6
 SHARED_ASKED: Final = 1000
+MIXED: Final = -9
+"""The kind of a client that asks about everything."""
 LOW: Final = -1e300
 
 Positions = npt.NDArray[np.int64]
@@ -72,11 +74,13 @@ def calibrate(
     agreement = _agreement(blocks, model.weights_of(blocks))
 
     mixed = _mixed(len(everyone), random)
-    streams = [*mixed, *_alike(position, kinds, regime, random)]
-    alike = [np.full(stream.size, index >= len(mixed)) for index, stream in enumerate(streams)]
+    together, company_of = _alike(position, kinds, regime, random)
+    streams = [*mixed, *together]
+    alike = np.concatenate([np.full(len(mixed), MIXED), company_of])
+    sizes = [stream.size for stream in streams]
     query = np.concatenate(streams)
     judged = query < count
-    tables = _Tables(model, regime[query[judged]], np.concatenate(alike)[judged], count)
+    tables = _Tables(model, regime[query[judged]], np.repeat(alike, sizes)[judged], count)
     pairs = zip(*(_pairs(stream, squared, agreement) for stream in streams), strict=True)
     for statistic, part in zip((NEAR, EQUAL, SEGMENT), pairs, strict=True):
         tables.add(statistic, np.concatenate(part)[judged], row=False)
@@ -84,15 +88,15 @@ def calibrate(
     if p_values is not None:
         tables.add(OUTLIER, -np.log(p_values[query[judged]]), row=True)
     gains = [_gained(model, rows, gain) for gain in (1.0 - GAIN, 1.0, 1.0 + GAIN)]
-    witnesses = [
-        _witnesses(gains[index % len(gains)][stream[stream < count]])
-        for index, stream in enumerate(streams)
-    ]
+    asked = [stream[stream < count] for stream in streams]
+    witnesses = [_witnesses(gains[i % len(gains)][one]) for i, one in enumerate(asked)]
+    tables.regime = np.concatenate([np.tile(regime[one], 2) for one in asked])
+    tables.alike = np.repeat(alike, [2 * one.size for one in asked])
     tables.add(DISCREPANCY, np.concatenate(witnesses), row=False)
 
     shared = _shared(model, squared[:count], agreement[:count], regime, random)
-    near, equal, asked, together = shared
-    tables.regime, tables.alike = regime[asked], together
+    near, equal, rows_asked, tables.alike = shared
+    tables.regime = regime[rows_asked]
     tables.add(SHARED_NEAR, near, row=False)
     tables.add(SHARED_EQUAL, equal, row=False)
     return replace(
@@ -112,7 +116,7 @@ class _Tables:
         self,
         model: PatternModel,
         regime: Positions,
-        alike: npt.NDArray[np.bool_],
+        alike: Positions,
         rows: int,
     ) -> None:
         self.regime = regime
@@ -125,13 +129,14 @@ class _Tables:
     def add(self, statistic: int, values: Floats, *, row: bool) -> None:
         """Calibrates one statistic on its values at every query; NaN where it has none."""
         valid = np.isfinite(values)
-        single = valid & self.alike
+        single = valid & (self.alike != MIXED)
         common = float(np.quantile(values[single], CLASS_QUANTILE))
         for regime in range(self.offsets.shape[1]):
-            inside = values[single & (self.regime == regime)]
-            enough = inside.size >= SMALLEST_REGIME
-            quantile = float(np.quantile(inside, CLASS_QUANTILE)) if enough else common
-            self.offsets[statistic, regime] = quantile
+            here = single & (self.regime == regime)
+            # Of all kinds of clients that come here the one whose queries are most alike counts.
+            found = [values[here & (self.alike == kind)] for kind in np.unique(self.alike[here])]
+            quantiles = [np.quantile(x, CLASS_QUANTILE) for x in found if x.size >= SMALLEST_REGIME]
+            self.offsets[statistic, regime] = max(quantiles, default=common)
         rest = values[valid] - self.offsets[statistic, self.regime[valid]]
         self.knots[statistic], self.tails[statistic] = _tail(rest, self.rows, row)
 
@@ -159,9 +164,13 @@ def _mixed(count: int, random: np.random.Generator) -> list[Positions]:
 
 def _alike(
     position: Floats, labels: npt.NDArray[Any], regime: Positions, random: np.random.Generator
-) -> list[Positions]:
+) -> tuple[list[Positions], list[int]]:
     """Streams of clients that ask about one kind of thing: one class, one regime, one region of the
-    space, or sessions of one class after the other. About equally many queries of each."""
+    space, or sessions of one class after the other. About equally many queries of each.
+
+    Returns:
+        The streams, and of each what kind of client it is: a class's own number, or less than 0.
+    """
     count = len(position)
     squares = (position * position).sum(axis=1)
     regions = []
@@ -170,15 +179,18 @@ def _alike(
         regions.append(np.argsort(away)[: max(count // 4, RING)])
     kinds = (_groups(labels), _groups(regime), regions)
     streams: list[Positions] = []
-    for groups in kinds:
+    alike: list[int] = []
+    for kind, groups in enumerate(kinds):
         share = max(SAMPLES // (len(kinds) + 1) // max(len(groups), 1), 1)
-        for group in groups:
+        for number, group in enumerate(groups):
             length = min(LENGTH, group.size)
             rounds = range(max(1, share // length))
             streams += [random.permutation(group)[:length] for _ in rounds]
+            alike += [number if kind == 0 else -kind for _ in rounds]
     most = min(LENGTH, count)
     rounds = range(max(1, SAMPLES // (len(kinds) + 1) // most))
-    return streams + [_sessions(labels, most, random) for _ in rounds]
+    streams += [_sessions(labels, most, random) for _ in rounds]
+    return streams, alike + [-len(kinds)] * len(rounds)
 
 
 def _groups(names: npt.NDArray[Any]) -> list[Positions]:
@@ -251,9 +263,12 @@ def _gained(model: PatternModel, rows: Singles, gain: float) -> Floats:
 
 
 def _witnesses(features: Floats) -> Floats:
+    """The witness of each query of a stream, given those before it; and again, given all others: a
+    client that goes on asking for one kind of thing points there ever more surely."""
+    total = features.sum(axis=0)
     before = np.cumsum(features, axis=0) - features
-    values: Floats = discrepancy.witness(before, features)
-    return values
+    sums = np.concatenate([before, total - features])
+    return discrepancy.witness(sums, np.concatenate([features, features]))
 
 
 def _shared(
@@ -262,13 +277,13 @@ def _shared(
     agreement: Singles,
     regime: Positions,
     random: np.random.Generator,
-) -> tuple[Floats, Floats, Positions, npt.NDArray[np.bool_]]:
+) -> tuple[Floats, Floats, Positions, Positions]:
     """shared_near and shared_equal of the judged rows in mixed company, and in that of their own
-    regime: values, the rows, and whether the company was alike."""
+    regime: values, the rows, and :data:`MIXED` or 0."""
     count, size = squared.shape[0], model.shared
-    found: list[tuple[Floats, Floats, Positions, npt.NDArray[np.bool_]]] = []
+    found: list[tuple[Floats, Floats, Positions, Positions]] = []
 
-    def judge(asked: Positions, company: Positions, alike: bool) -> None:
+    def judge(asked: Positions, company: Positions, alike: int) -> None:
         distance = squared[np.ix_(asked, company)].astype(np.float64)
         same = agreement[np.ix_(asked, company)].astype(np.float64)
         itself = asked[:, None] == company
@@ -289,11 +304,11 @@ def _shared(
         asked = random.permutation(count)[:SHARED_ASKED]
         company = random.permutation(regime.size)[:size]
         kept = random.permutation(dense)[: size // 4]
-        judge(asked, np.union1d(company[kept.size :], kept), False)
+        judge(asked, np.union1d(company[kept.size :], kept), MIXED)
         for kind in range(model.classes):
             inside = np.flatnonzero(regime[:count] == kind)
             company = random.permutation(np.flatnonzero(regime == kind))[: size // 2]
             if inside.size and company.size > statistics.NEIGHBOUR:
-                judge(inside, company, True)
+                judge(inside, company, 0)
     near, equal, rows, alike = (np.concatenate(part) for part in zip(*found, strict=True))
     return near, equal, rows, alike

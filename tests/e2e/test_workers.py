@@ -228,13 +228,18 @@ def test_a_hung_worker_is_told_keeps_its_figures_and_is_replaced(guard):
     for turn in range(30):
         assert ask(one.address, request_of(f"n{turn}")).status == 200
     before = growing(one.metrics())
-    os.kill(process_of(one, 1), signal.SIGSTOP)
-    one.process.wait_until(lambda: one.metric("bartizan_worker_up", worker="1") == 0)
-    after = growing(one.metrics())
-    assert [key for key, value in before.items() if after.get(key, -1) < value] == []
-    page = json.loads(one.ask_admin("/readyz").body)
-    assert page == {"ready": False, "reasons": ["worker 1: does not answer"]}
-    one.process.wait_until(lambda: is_whole(one, WORKERS + 1), 120)
+    hung = process_of(one, 1)
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        one.process.wait_until(lambda: one.metric("bartizan_worker_up", worker="1") == 0)
+        after = growing(one.metrics())
+        assert [key for key, value in before.items() if after.get(key, -1) < value] == []
+        page = json.loads(one.ask_admin("/readyz").body)
+        assert page == {"ready": False, "reasons": ["worker 1: does not answer"]}
+        one.process.wait_until(lambda: is_whole(one, WORKERS + 1), 120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # a stopped process outlives us
+            os.kill(hung, signal.SIGKILL)
     assert one.ready()
     last = growing(one.metrics())
     assert [key for key, value in before.items() if last.get(key, -1) < value] == []

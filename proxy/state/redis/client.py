@@ -161,7 +161,7 @@ class Client:
                     )
                     for index, answer in zip(lost, again, strict=True):
                         answers[index] = answer
-        except (OSError, exceptions.RedisError, exceptions.RedisClusterException) as error:
+        except Exception as error:  # also the client's own faults: a call may have been run
             failure = _failure(error)
             answers = [failure if isinstance(answer, Unknown) else answer for answer in answers]
         return [
@@ -196,7 +196,7 @@ class Client:
                     infos = list(found.values()) if "maxmemory" not in found else [found]
                 else:
                     infos = [await self._redis.info("memory")]
-        except (OSError, exceptions.RedisError, exceptions.RedisClusterException) as error:
+        except Exception as error:
             raise _failure(error) from None
         return next(filter(None, map(_warning, infos)), "")
 
@@ -213,8 +213,8 @@ class Client:
             manager = self._redis.nodes_manager
             nodes = [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
             await asyncio.gather(*(node.disconnect() for node in nodes), return_exceptions=True)
-        for client in (self._redis, *self._sentinels):
-            await client.aclose()
+        clients = (self._redis, *self._sentinels)
+        await asyncio.gather(*(client.aclose() for client in clients), return_exceptions=True)
 
     def _open(self, address: Address, tls: Tls, nodes: Sequence[str]) -> Redis | RedisCluster:
         once = Retry(NoBackoff(), 0)

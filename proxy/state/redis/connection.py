@@ -7,7 +7,6 @@ a request nothing. It comes up again by itself.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -24,6 +23,13 @@ _LONGEST_PAUSE: Final = 1.0
 _STEADY_SECONDS: Final = 5.0
 
 Run = Callable[[Sequence[Call]], Awaitable[list[Any]]]
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task until it has ended: a client library may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.5)
 
 
 class Lane:
@@ -82,9 +88,7 @@ class Lane:
     async def close(self) -> None:
         """Ends what is under way."""
         if self._pump is not None:
-            self._pump.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._pump
+            await end(self._pump)
 
 
 class Connection:
@@ -175,9 +179,7 @@ class Connection:
         self.up = False
         self.problem = "closed"
         if self._watcher is not None:
-            self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+            await end(self._watcher)
             self._watcher = None
         await self._foreground.close()
         await self.background.close()

@@ -75,14 +75,16 @@ class Lease:
     def wait(self, rows: int, interval: int, now: int) -> tuple[int, int]:
         """Nanoseconds until the rate, and until the day, admit these rows, as far as it is known
         from a denial; (0, 0) if it is not."""
-        if not self._denied or rows < self._denied or now >= self._asks_again:
+        if not self._denied or now >= self._asks_again:
             return 0, 0
         rate = daily = 0
         if self._opens:
-            rate = max(self._opens + (rows - self._denied) * interval, self._asks_again) - now
-        if self._closed:
+            # What the rate had when it denied says when it has fewer rows, too.
+            opens = self._opens + (rows - self._denied) * interval
+            rate = max(opens, self._asks_again if rows >= self._denied else opens) - now
+        if self._closed and rows >= self._denied:
             daily = max(self._closed, self._asks_again) - now
-        return rate, daily
+        return max(rate, 0), daily
 
     def is_limited(self, now: int) -> bool:
         """Whether it was denied just now."""

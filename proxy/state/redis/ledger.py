@@ -322,12 +322,13 @@ class RedisLedger:
         finally:
             with self._lock:
                 received = self._now()
+                for flight in flights:
+                    flight.lease.flight = None
                 for flight, answer in zip(flights, answers, strict=True):
                     self._land(flight, answer, received)
 
     def _land(self, flight: _Flight, answer: Any, received: int) -> None:
         key, book, lease, quota, ask, rest, sent, _ = flight
-        lease.flight = None
         if isinstance(answer, NotDone) and book.quota == quota:
             # Nothing was handed over.
             lease.left = rest.rows

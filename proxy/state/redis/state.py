@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random as randomness
 import secrets
 import time
@@ -17,7 +16,7 @@ from detectors.patterns.exchange import Layout
 from proxy.state.base import DAY_SECONDS, Quota, StateHealth, StateUnavailable
 from proxy.state.redis.address import parse
 from proxy.state.redis.client import Call, Failure, Script, Tls
-from proxy.state.redis.connection import Connection, Run
+from proxy.state.redis.connection import Connection, Run, end
 from proxy.state.redis.lease_table import LeaseTable, clear
 from proxy.state.redis.ledger import Leasing, RedisLedger
 from proxy.state.redis.quota_calls import Rest, ServerTime, quota_call
@@ -179,9 +178,7 @@ class RedisState:
     async def close(self) -> None:
         """Gives back what is held, as far as Redis is there, and disconnects."""
         if self._tending is not None:
-            self._tending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._tending
+            await end(self._tending)
             self._tending = None
         for ledger in self._ledgers.values():
             await ledger.give_back(self.connection.background.run, idle=False)

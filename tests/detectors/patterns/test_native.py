@@ -234,3 +234,11 @@ def test_a_kernel_tells_which_constants_it_was_made_of():
 def test_the_reference_is_what_numpy_serves():
     tracker = PatternTracker(fitted("narrow"), clients=1, engine="numpy")
     assert tracker._step.func is reference.step
+
+
+@pytest.mark.parametrize("reach", [1e-9, 1.0, 1e3, 9.9e4, 1e9, 1e300])
+def test_cosines(reach):
+    angles = np.random.default_rng(0).uniform(-reach, reach, 1000)
+    found = angles.copy()
+    native._cosines(found)
+    np.testing.assert_allclose(found, np.cos(angles), rtol=0, atol=1e-11)

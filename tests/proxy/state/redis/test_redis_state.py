@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from redis_servers import ANY, BINARIES, RedisServer
+from redis_servers import ANY, BINARIES, RedisServer, server_port
 
 from proxy.state.base import DAY_SECONDS, LeaseNeeded, Quota, StateUnavailable
 from proxy.state.redis.state import RedisState
@@ -99,6 +99,16 @@ async def test_a_flood_of_denied_requests_costs_redis_nothing(open_state):
     assert {denial.retry_after for denial in denials} == {1}
     clock.now += 0.5
     assert await take(ledger, ["a"], 1, clock.now) is None
+
+
+async def test_a_flood_of_ever_smaller_requests_costs_no_more(open_state):
+    clock = Clock()
+    state = await open_state(clock=clock, beat_seconds=60.0)
+    ledger = state.ledger("e", [Quota.of(100.0, 50, None)])
+    assert await take(ledger, ["a"], 50, clock.now) is None
+    before = state.connection.calls
+    assert None not in [await take(ledger, ["a"], rows, clock.now) for rows in range(50, 0, -1)]
+    assert state.connection.calls == before + 1
 
 
 async def test_one_limits_denial_does_not_spend_what_the_others_lease(open_state):
@@ -374,3 +384,34 @@ async def test_newcomers_beyond_the_bound_share_one_key(open_state):
     admitted = sum([await take(ledger, [f"late{n}"], 1, clock.now) is None for n in range(100)])
     assert admitted <= 10
     assert ledger.known()[0] == 20
+
+
+@pytest.mark.skipif("system" not in BINARIES, reason="the wheel's server speaks no TLS")
+async def test_tls_with_a_certificate_of_our_own(tmp_path, open_state, repository, monkeypatch):
+    monkeypatch.syspath_prepend(repository / "tests" / "proxy" / "http")
+    from authority import Authority
+
+    ours = Authority(tmp_path)
+    server_certificate, server_key = ours.issue("127.0.0.1")
+    certificate, key = ours.issue("bartizan")
+    port = server_port()
+    server = RedisServer(
+        tmp_path, BINARIES["system"], tls_port=port, tls_cert_file=server_certificate,
+        tls_key_file=server_key, tls_ca_cert_file=ours.path,
+    ).start()  # fmt: skip
+    try:
+        url = f"rediss://127.0.0.1:{port}"
+        state = await open_state(url, tls=(ours.path, certificate, key))
+        assert not state.health().degraded
+        stranger = await open_state(url, tls=(ours.path, None, None), timeout_seconds=1.0)
+        assert stranger.health().degraded
+        distrusting = await open_state(url, tls=(None, certificate, key), timeout_seconds=1.0)
+        assert distrusting.health().degraded
+        await asyncio.gather(*(one.close() for one in (state, stranger, distrusting)))
+    finally:
+        server.stop()
+
+
+def test_a_certificate_that_cannot_be_used_is_an_error_at_once(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        RedisState("rediss://127.0.0.1", tls=(tmp_path / "none.pem", None, None))
