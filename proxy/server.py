@@ -47,6 +47,7 @@ from proxy.settings.shared_state import MEMORY
 from proxy.state.base import State
 from proxy.state.memory import MemoryState
 from proxy.state.opening import StateError, open_state
+from proxy.state.watch import tell_health
 from proxy.telemetry.audit import Audit, AuditInUseError, AuditLog, AuditOptions, NoAudit
 from proxy.telemetry.audit_chain import chain_path
 from proxy.telemetry.logs import RateLimit, configure
