@@ -224,23 +224,27 @@ class Pipeline:
         return reply
 
     async def _inspected(self, visit: Visit, exchange: Exchange) -> UpstreamRequest | None:
-        """Inspects, and once more after each lease of quota that had to be fetched."""
+        """Inspects on the loop, or in a thread if that would hold the loop; and once more after
+        each lease of quota that had to be fetched."""
+        head, body = exchange.head, exchange.body
+        light = len(body) < INLINE_BYTES and b"content-encoding" not in head.headers
         for _ in range(_REFILLS):
             try:
-                return await self._inspected_once(visit, exchange)
+                if light:
+                    return self._inspect(visit, head, body, inline=True)
+                return await self._inspected_aside(visit, head, body)
             except LeaseNeeded as needed:
                 await visit.endpoint.limiter.refill(needed)
         raise Refusal(rules.BUSY, "others took each lease that was fetched")
 
-    async def _inspected_once(self, visit: Visit, exchange: Exchange) -> UpstreamRequest | None:
-        """Inspects on the loop, or in a thread if that would hold the loop.
+    async def _inspected_aside(
+        self, visit: Visit, head: Head, body: bytes
+    ) -> UpstreamRequest | None:
+        """Inspects in a thread.
 
         Raises:
             LeaseNeeded: if quota has to be fetched first.
         """
-        head, body = exchange.head, exchange.body
-        if len(body) < INLINE_BYTES and b"content-encoding" not in head.headers:
-            return self._inspect(visit, head, body, inline=True)
         if self._inspections >= INSPECTIONS:
             raise Refusal(rules.BUSY, f"{INSPECTIONS} large requests are being inspected")
         self._inspections += 1

@@ -25,6 +25,9 @@ EXPONENT: Final = 0.2
 STAKE: Final = 0.2
 """f: the share that is bet on each query."""
 LINEAGE_STAKE: Final = 0.3
+CLOSE: Final = 10.0
+"""The bet on its descent from which on a query answers for its lineage. An honest one may lie next
+to an attack's by chance; an attack's own have bets of hundreds."""
 SMALLEST_VOLUME: Final = 256
 """Distinct queries a day that a client is taken to have at least."""
 HEADROOM: Final = 21.0

@@ -29,12 +29,14 @@ class Profile:
     Attributes:
         probing, extraction, lineage: the statistics that each family bets on.
         uncovered: what is then not recognised, in the operator's words.
+        once_a_scene: a query that resembles an earlier one of the same client says nothing new.
     """
 
     probing: tuple[int, ...]
     extraction: tuple[int, ...]
     lineage: tuple[int, ...]
     uncovered: str
+    once_a_scene: bool = False
 
     def mix(self, has_outlier: bool) -> Floats:
         """(3, 8) equal weights of what is on; a row sums to 1, or to 0 where nothing is on."""
@@ -61,16 +63,18 @@ PROFILES: Final[dict[str, Profile]] = {
         (RESIDUE, OUTLIER, DISCREPANCY),
         (RESIDUE, OUTLIER, DISCREPANCY),
         (),
-        "honest clients send frames that resemble the one before, so small steps, sparse changes "
-        "and walks along lines are not recognised: only probes that leave the honest signal are, "
-        "and attacks spread over several accounts are not tied together",
+        "honest clients send frames that resemble those before, so a scene counts once: black-box "
+        "attacks that probe around a point, theft with small variations of few inputs, and either "
+        "spread over accounts are not recognised; only different inputs unlike the honest ones are",
+        once_a_scene=True,
     ),
     "exploration": Profile(
-        (RESIDUE, OUTLIER, DISCREPANCY),
-        (RESIDUE, OUTLIER, DISCREPANCY),
         (),
-        "honest clients change one input at a time, so sparse changes, small steps and walks along "
-        "lines are not recognised: only probes that leave the honest signal are, and attacks "
-        "spread over several accounts are not tied together",
+        (),
+        (),
+        "honest clients change one input at a time, beyond what occurs together, as attacks do: "
+        "no black-box attack and no theft is recognised, only coverage is counted, a case once; "
+        "limits, and outliers one by one, are what is left",
+        once_a_scene=True,
     ),
 }

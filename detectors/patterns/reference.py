@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -39,6 +40,8 @@ ENDPOINT: Final = 0
 NO_GROUP: Final = -1
 NEW, JOINED = 0, 1
 """Positions in ``Arena.told``."""
+CHANGED: Final = 2
+"""Blocks in which a case differs from the one that it was changed from."""
 SAMPLED: Final = 16
 """One in so many queries is kept longer in the shared ring, chosen by its keyed hash."""
 
@@ -57,9 +60,10 @@ class Arena:
         budgets: (3, 2) false alarms a client-day for client, subnet, endpoint, by family.
         lineage_budget: false alarms a client-day for lineages.
         recovery: nats a second by which levels fall.
+        once_a_scene: whether a query that resembles an earlier one of its client is a repetition.
         tracked: (1,) clients tracked now.
         p_values: (8,) of the last step; 1 where there is none.
-        told: (2,) of the last step: 1 if the row was new; the slot of its lineage, or -1.
+        told: (2,) of the last step: 1 if the row was new; the slot of the lineage that it answers for, or -1.
     """
 
     model: PatternModel
@@ -72,6 +76,7 @@ class Arena:
     budgets: Floats
     lineage_budget: float
     recovery: float
+    once_a_scene: bool
     tracked: npt.NDArray[np.int64]
     p_values: Floats
     told: npt.NDArray[np.int64]
@@ -87,6 +92,7 @@ class Arena:
         budgets: Floats,
         lineage_budget: float,
         recovery: float,
+        once_a_scene: bool,
     ) -> Arena:
         """Allocates everything."""
         return cls(
@@ -100,6 +106,7 @@ class Arena:
             budgets,
             lineage_budget,
             recovery,
+            once_a_scene,
             np.ones(1, dtype=np.int64),
             np.ones(len(STATISTICS)),
             np.array([0, -1], dtype=np.int64),
@@ -138,6 +145,9 @@ def step(  # noqa: PLR0917 - as the compiled one, which binds no keywords cheapl
     query = Query(place.sketch[0], blocks[0], content[0])
     features = space.features(model, place.sketch, place.regime)[0]
 
+    if arena.once_a_scene and resembles(arena, slot, query, regime):
+        enter(arena.rings, slot, query)
+        return excess(arena, slot, group)
     values = np.full(len(STATISTICS), -np.inf)
     values[RESIDUE] = place.residue[0]
     if model.has_outlier and p_value == p_value:  # noqa: PLR0124 - not NaN
@@ -211,6 +221,21 @@ def against_ring(rings: Rings, slot: int, weights: Floats, query: Query, values:
     between = entries[anchors, None, :] - entries[None, :, :]
     between = np.einsum("ijk,ijk->ij", between, between)
     values[SEGMENT] = statistics.segment(squared, anchors, between)
+
+
+def resembles(arena: Arena, slot: int, query: Query, regime: int) -> bool:
+    """Whether a query is the next frame of a scene, or a case with an input changed: nearer to one
+    in its client's ring than honest rows are to their third, or different in two blocks at most."""
+    model, rings = arena.model, arena.rings
+    held = min(int(rings.added[slot]), RING)
+    if not held:
+        return False
+    closest = float(squared_distances(query.position, rings.sketch[slot, :held]).min())
+    if evidence.bet(model, NEAR, -0.5 * math.log(closest + 1.0), regime)[0] > 1.0:
+        return True
+    count = model.starts.size
+    same = rings.blocks[slot, :held, :count] == query.blocks[:count]
+    return count - int(same.sum(axis=1).max()) <= min(CHANGED, count // 3)
 
 
 def against_all(shared: Shared, weights: Floats, query: Query, values: Floats) -> int:
@@ -316,7 +341,7 @@ def descend(arena: Arena, neighbour: int, query: Query, bets: Floats, now: float
         add(lineages, index, min(increment, room))
         lineages.dirty[index] = 1
     inherits = descends and index >= 0
-    arena.told[JOINED] = index if inherits else -1
+    arena.told[JOINED] = index if inherits and bet > evidence.CLOSE else -1
     ident = lineages.ids[index] if inherits else np.uint64(0)
     share(shared, query, ident, max(index, 0))
 

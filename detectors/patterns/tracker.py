@@ -92,6 +92,7 @@ class PatternTracker:
             budgets=np.array(budgets),
             lineage_budget=budget * evidence.SHARES[Scope.LINEAGE, Family.PROBING],
             recovery=recovery,
+            once_a_scene=self.profile.once_a_scene,
         )
         self._clients: Final = Slots(clients)
         self._subnets: Final = Slots(subnets)

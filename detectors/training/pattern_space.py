@@ -32,8 +32,6 @@ BANDWIDTH: Final = 0.5
 """Of the median distance between honest sketches: the kernel's."""
 WEIGHT_STEP: Final = 1024.0
 RAREST: Final = 1e-4
-COMMON: Final = 0.1
-"""A mode this frequent, a blank corner say, weighs nothing: rows with many blanks would all agree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,11 @@ def _principal(standard: Floats, state: int) -> tuple[Floats, Floats]:
         variances, vectors = np.linalg.eigh(covariance)
         rank = min(features, MAX_RANK)
         return np.ascontiguousarray(vectors.T[::-1][:rank]), np.maximum(variances[::-1][:rank], 0.0)
-    pca = PCA(n_components=min(MAX_SIGNAL, count - 1, features), svd_solver="randomized", random_state=state)
+    pca = PCA(
+        n_components=min(MAX_SIGNAL, count - 1, features),
+        svd_solver="randomized",
+        random_state=state,
+    )
     pca.fit(standard)
     return pca.components_, pca.explained_variance_
 
@@ -175,8 +177,11 @@ def _blocks(features: int, random: np.random.Generator) -> tuple[Any, Any]:
 
 
 def _block_weights(blocks: npt.NDArray[np.uint16]) -> tuple[Indices, Floats]:
-    """The mode of each block, and -log of the chance, at least 1e-4, that another honest row agrees
-    with one that has the mode, and with one that has not."""
+    """The mode of each block, which weighs nothing, and -log of the chance, at least 1e-4, that
+    another honest row agrees with one that has any other value.
+
+    Modes are blank corners and zeros, which come together: rows with many would all agree.
+    """
     count = len(blocks)
     modes, chances = [], []
     for column in blocks.T:
@@ -184,12 +189,11 @@ def _block_weights(blocks: npt.NDArray[np.uint16]) -> tuple[Indices, Floats]:
         mode = int(np.argmax(times))
         others = np.delete(times, mode).astype(np.float64)
         modes.append(int(values[mode]))
-        usual = (times[mode] - 1.0) / (count - 1.0)
-        unusual = (others * (others - 1.0)).sum() / (max(others.sum(), 1.0) * (count - 1.0))
-        chances.append((usual if usual < COMMON else 1.0, unusual))
-    exact = -np.log(np.maximum(np.array(chances).T, RAREST))
-    weights = np.maximum(np.rint(exact * WEIGHT_STEP), 0.0) / WEIGHT_STEP
-    return np.array(modes, dtype=np.int32), np.ascontiguousarray(weights)
+        chances.append((others * (others - 1.0)).sum() / (max(others.sum(), 1.0) * (count - 1.0)))
+    exact = -np.log(np.maximum(chances, RAREST))
+    weights = np.zeros((2, len(modes)))
+    weights[1] = np.rint(exact * WEIGHT_STEP) / WEIGHT_STEP
+    return np.array(modes, dtype=np.int32), weights
 
 
 def _regimes(model: PatternModel, position: Floats, state: int) -> PatternModel:

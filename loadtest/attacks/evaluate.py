@@ -31,7 +31,9 @@ Measure = Callable[[Study, bool], list[dict[str, Any]]]
 
 PARTS: Final[dict[str, Measure]] = {
     "honest": measure_honest.measure,
+    "stressors": measure_honest.stressors,
     "blackbox": measure_probing.blackbox,
+    "rounded": measure_probing.rounded,
     "interleaved": measure_probing.interleaving,
     "sybils": measure_probing.accounts,
     "noise": measure_probing.noise,
@@ -41,6 +43,9 @@ PARTS: Final[dict[str, Measure]] = {
     "replicas": replicas.measure,
 }
 SPLITS: Final = (1, 2, 3)
+FEWER: Final = (1, 2)
+"""Splits of the parts that take long."""
+LONG: Final = ("sybils", "noise", "adaptive", "extraction", "fidelity", "replicas")
 WORK: Final = Path(tempfile.gettempdir()) / "bartizan-attacks"
 
 
@@ -64,15 +69,15 @@ def main(  # noqa: PLR0917 - click passes them by name
     """Measures the patterns over clients' queries, and writes the tables."""
     logging.getLogger("art").setLevel(logging.ERROR)
     parts = parts or tuple(PARTS)
-    splits = splits or (SPLITS[:1] if quick else SPLITS)
-    if DEVELOPMENT in splits:
+    chosen = splits or (SPLITS[:1] if quick else SPLITS)
+    if DEVELOPMENT in chosen:
         click.echo("split 0 is the one that constants were tuned on", err=True)
     kept = work / f"results-{digest()}{'-quick' if quick else ''}"
     kept.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     skipped: list[str] = []
     for name in sets or tuple(SETS):
-        for split in splits:
+        for split in chosen:
             try:
                 study = Study(name, split, work)
             except Unavailable as problem:
@@ -80,7 +85,8 @@ def main(  # noqa: PLR0917 - click passes them by name
                 click.echo(f"{name} skipped: {problem}", err=True)
                 break
             for part in parts:
-                results += _measured(study, part, quick, kept)
+                if splits or part not in LONG or split in FEWER:
+                    results += _measured(study, part, quick, kept)
     if json_path is not None:
         json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     report = tables.render(results, skipped)

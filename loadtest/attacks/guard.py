@@ -3,7 +3,7 @@ gateway asks it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -49,10 +49,17 @@ class Guard:
 
     scorer: Scorer
     patterns: PatternModel
+    _known: dict[int, float] = field(default_factory=dict)
 
     def p_values(self, rows: Singles) -> npt.NDArray[np.float64]:
-        """(n,) conformal p-values."""
-        return self.scorer.score(rows).p_values
+        """(n,) conformal p-values. Days share rows: what was scored once is looked up."""
+        known = self._known
+        contents = [hash(row.tobytes()) for row in rows]
+        new = [index for index, content in enumerate(contents) if content not in known]
+        if new:
+            scored = self.scorer.score(rows[new]).p_values.tolist()
+            known.update(zip((contents[index] for index in new), scored, strict=True))
+        return np.array([known[content] for content in contents])
 
     def tracker(
         self,
@@ -101,6 +108,40 @@ def _left_out(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     rising = np.sort(scores)
     not_below = scores.size - np.searchsorted(rising, scores, "left")  # itself among them
     return not_below / scores.size
+
+
+class Wronged(NamedTuple):
+    """What an attack does to the honest clients beside it.
+
+    Attributes:
+        clients, requests: of others than the attacker.
+        alarmed_clients, alarmed_requests: of these, those that raised an alarm.
+    """
+
+    clients: int
+    alarmed_clients: int
+    requests: int
+    alarmed_requests: int
+
+
+def wronged(guard: Guard, tracker: PatternTracker, traffic: Traffic) -> Wronged:
+    """Sends all of the traffic, nobody being refused, and counts alarms on other clients."""
+    p_values = guard.p_values(traffic.rows)
+    others: list[str] = []
+    blamed: list[str] = []
+    for number, client in enumerate(traffic.clients):
+        alarms = tracker.observe(
+            client,
+            traffic.subnets[number],
+            traffic.rows[number : number + 1],
+            p_values[number : number + 1],
+            number * PACE,
+        )
+        if not client.startswith(ATTACKER):
+            others.append(client)
+            if any(alarm.scope in BLAMED for alarm in alarms):
+                blamed.append(client)
+    return Wronged(len(set(others)), len(set(blamed)), len(others), len(blamed))
 
 
 def recognise(guard: Guard, tracker: PatternTracker, traffic: Traffic) -> Found | None:

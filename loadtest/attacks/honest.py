@@ -128,12 +128,10 @@ def frames(part: Part, random: np.random.Generator, image: tuple[int, int]) -> D
     rows: list[Singles] = []
     scenes = random.permutation(len(part.rows))
     for scene in scenes:
-        still = part.rows[scene].reshape(image)
         shift = np.zeros(2)
         for _ in range(random.integers(20, 61)):
             shift = np.clip(shift + random.normal(0, 0.1, 2), -1, 1)
-            frame = _shifted(still, shift) + random.normal(0, 0.01, image)
-            rows.append(np.clip(frame, 0, 1).astype(np.float32).ravel())
+            rows.append(_frame(part.rows[scene], shift, random, image))
         if len(rows) >= DAY:
             break
     return Day.singly(np.array(rows[:DAY]))
@@ -145,10 +143,8 @@ def exploration(part: Part, random: np.random.Generator, image: tuple[int, int])
     rows: list[Singles] = []
     for base in random.permutation(len(part.rows)):
         for feature in random.choice(part.rows.shape[1], 3, replace=False):
-            for value in np.quantile(part.rows[:, feature], np.linspace(0.05, 0.95, 10)):
-                row = part.rows[base].copy()
-                row[feature] = value
-                rows.append(row)
+            values = np.quantile(part.rows[:, feature], np.linspace(0.05, 0.95, 10))
+            rows.extend(_moved(part.rows[base], int(feature), value) for value in values)
         if len(rows) >= DAY:
             break
     return Day.singly(np.array(rows[:DAY]))
@@ -164,7 +160,25 @@ KINDS: Final[dict[str, Make]] = {
     "one region": one_region,
 }
 STRESSORS: Final[dict[str, Make]] = {"frames": frames, "exploration": exploration}
-"""Honest, and yet what an attack looks like: a profile is made for each."""
+"""Honest, and yet what an attack looks like: a profile of the same name is made for each."""
+
+
+def stressed(kind: str, part: Part, random: np.random.Generator, image: tuple[int, int]) -> Part:
+    """What an endpoint of a stressor is fitted on: one such row from each row of the part."""
+    if kind == "frames":
+        shifts = random.normal(0, 0.3, (len(part.rows), 2)).clip(-1, 1)
+        rows = [
+            _frame(row, shift, random, image) for row, shift in zip(part.rows, shifts, strict=True)
+        ]
+    else:
+        features = random.integers(part.rows.shape[1], size=len(part.rows))
+        steps = np.linspace(0.05, 0.95, 10)[random.integers(10, size=len(part.rows))]
+        rows = [
+            _moved(row, int(feature), np.quantile(part.rows[:, feature], step))
+            for row, feature, step in zip(part.rows, features, steps, strict=True)
+        ]
+    kept = np.sort(np.unique(np.array(rows), axis=0, return_index=True)[1])
+    return Part(np.ascontiguousarray(np.array(rows)[kept]), part.labels[kept])
 
 
 def shares(part: Part, clients: int, random: np.random.Generator) -> list[Singles]:
@@ -182,6 +196,22 @@ def _by_class(part: Part, random: np.random.Generator, concentration: float) -> 
     most = min(DAY, len(part.rows) // 2)
     chosen: Positions = random.permutation(np.argsort(-keys)[:most])
     return chosen
+
+
+def _frame(
+    row: Singles,
+    shift: npt.NDArray[np.float64],
+    random: np.random.Generator,
+    image: tuple[int, int],
+) -> Singles:
+    frame = _shifted(row.reshape(image), shift) + random.normal(0, 0.01, image)
+    return np.clip(frame, 0, 1).astype(np.float32).ravel()
+
+
+def _moved(row: Singles, feature: int, value: float) -> Singles:
+    moved = row.copy()
+    moved[feature] = value
+    return moved
 
 
 def _shifted(picture: Singles, shift: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

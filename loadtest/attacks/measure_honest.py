@@ -7,45 +7,64 @@ from typing import Any, Final
 
 import numpy as np
 
-from detectors.patterns.base import Alarm
+from detectors.patterns.base import Alarm, Tracker
 from loadtest.attacks import honest
-from loadtest.attacks.guard import BLAMED, PACE
+from loadtest.attacks.guard import BLAMED, PACE, Guard, fit_guard
 from loadtest.attacks.study import Study
 
-DAYS: Final = {"mixed": 700, "skewed": 350}
-OTHER_DAYS: Final = 170
-STRESSED_DAYS: Final = 25
+DAYS: Final = {"mixed": 700, "skewed": 320}
+OTHER_DAYS: Final = 120
+STRESSED_DAYS: Final = 40
 COMPANY: Final = 20
 """Clients that ask at the same time, from one subnet."""
 ROUNDS: Final = 12
-PROFILE: Final = {"frames": "frames", "exploration": "exploration"}
 
 Row = dict[str, Any]
 
 
 def measure(study: Study, quick: bool) -> list[Row]:
-    """Client-days by kind, and how many of them raised an alarm by family and scope."""
+    """Client-days by kind, and how many of them raised an alarm, by family and scope."""
     rows: list[Row] = []
     for kind, make in honest.KINDS.items():
         days = DAYS.get(kind, OTHER_DAYS) // (20 if quick else 1)
-        rows.append(_days(study, kind, make, days, "default"))
+        rows.append(_days(study, kind, make, days=days, profile="default"))
     rows.append(_company(study, 2 if quick else ROUNDS))
+    return rows
+
+
+def stressors(study: Study, quick: bool) -> list[Row]:
+    """The same of clients who look like an attack, as they are and under the profile for them."""
+    rows: list[Row] = []
     for kind, make in honest.STRESSORS.items():
         if (kind == "frames") == study.split.table:
             continue
         days = STRESSED_DAYS // (5 if quick else 1)
-        rows.extend(_days(study, kind, make, days, name) for name in ("default", PROFILE[kind]))
+        rows.append(_days(study, kind, make, days=days, profile="default"))
+        # A profile is for an endpoint that serves such traffic, and was fitted on it.
+        part = honest.stressed(
+            kind, study.split.fit, study.random(f"fit {kind}"), study.split.image
+        )
+        guard = fit_guard(part, study.seed)
+        rows.append(_days(study, kind, make, days=days, profile=kind, guard=guard))
     return rows
 
 
-def _days(study: Study, kind: str, make: honest.Make, days: int, profile: str) -> Row:
+def _days(
+    study: Study,
+    kind: str,
+    make: honest.Make,
+    *,
+    days: int,
+    profile: str,
+    guard: Guard | None = None,
+) -> Row:
+    guard = guard or study.guard
     random = study.random(f"honest {kind}")
     raised: Counter[str] = Counter()
     alarmed, queries = 0, 0
     for _ in range(days):
         day = make(study.split.honest, random, study.split.image)
-        tracker = study.guard.tracker(clients=4, profile=profile)
-        names = _alarms(study, tracker, day)
+        names = alarms_of_day(guard, guard.tracker(clients=4, profile=profile), day)
         alarmed += bool(names)
         raised.update(names)
         queries += len(day.rows)
@@ -59,9 +78,9 @@ def _days(study: Study, kind: str, make: honest.Make, days: int, profile: str) -
     }
 
 
-def _alarms(study: Study, tracker: Any, day: honest.Day) -> set[str]:
+def alarms_of_day(guard: Guard, tracker: Tracker, day: honest.Day) -> set[str]:
     """Which alarms a day raises, those of the whole endpoint left out."""
-    p_values = study.guard.p_values(day.rows)
+    p_values = guard.p_values(day.rows)
     names: set[str] = set()
     begin = 0
     for number, size in enumerate(day.sizes):

@@ -9,9 +9,10 @@ import numpy as np
 from loadtest.attacks import adaptive, published
 from loadtest.attacks.datasets import Singles
 from loadtest.attacks.gateway import IMMEDIATE, SILENT, Gateway
-from loadtest.attacks.guard import Guard, recognise
+from loadtest.attacks.guard import Guard, recognise, wronged
 from loadtest.attacks.mixing import Noise, Traffic, interleaved, sybils
 from loadtest.attacks.study import Study
+from loadtest.attacks.traces import Trace
 
 RUNS: Final = 20
 """Bases of each attack."""
@@ -50,6 +51,27 @@ def _published(study: Study, quick: bool, every: int) -> list[Row]:
     return rows
 
 
+def rounded(study: Study, quick: bool) -> list[Row]:
+    """Each published attack with its queries rounded to whole numbers, where all rows of the table
+    are: an attacker need not give itself away by fractions."""
+    rows: list[Row] = []
+    honest = study.split.honest.rows
+    if not bool((honest == np.rint(honest)).all()):
+        return rows
+    for name in published.ATTACKS:
+        random = study.random(f"{name} rounded")
+        runs = [_whole(run) for run in study.attacks(name, RUNS)[: 4 if quick else RUNS]]
+        traffic = [interleaved(run, honest, 0, MOST, random) for run in runs if run.counts]
+        rows.append({"attack": name, "found": _found(study.guard, traffic)})
+    return rows
+
+
+def _whole(run: Trace) -> Trace:
+    queries = np.rint(run.queries)
+    first = np.sort(np.unique(queries, axis=0, return_index=True)[1])
+    return Trace(queries[first], first.size, run.success)
+
+
 def accounts(study: Study, quick: bool) -> list[Row]:
     """Each published attack over several accounts in turn, among other honest clients."""
     rows: list[Row] = []
@@ -65,12 +87,14 @@ def accounts(study: Study, quick: bool) -> list[Row]:
                     )
                     for run in runs
                 ]
+                beside = [wronged(study.guard, study.guard.tracker(), one) for one in traffic]
                 rows.append(
                     {
                         "attack": name,
                         "accounts": count,
                         "one_subnet": one_subnet,
                         "found": _found(study.guard, traffic),
+                        "beside": np.sum(beside, axis=0).tolist(),
                     }
                 )
     return rows

@@ -53,10 +53,10 @@ class Study:
     @cached_property
     def thief(self) -> tuple[Singles, Singles]:
         """What a thief asks with, and what it hides among: its own pool and rows that would
-        otherwise be honest clients', in two halves that share no row."""
+        otherwise be honest clients', in two parts that share no row."""
         rows = np.concatenate([self.split.pool.rows, self.split.honest.rows])
         rows = rows[self.random("thief").permutation(len(rows))]
-        most = min(len(rows) // 2, 1500)
+        most = min(3 * len(rows) // 4, 1400)
         return rows[:-most], rows[-most:]
 
     def random(self, purpose: str) -> np.random.Generator:

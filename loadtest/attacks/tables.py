@@ -60,33 +60,36 @@ def recognised(found: Found) -> str:
     return f"{sum(one is not None for one in found)}/{len(found)}, {queries(found)}"
 
 
-def within(found: Found, sent: Sequence[int], limit: int) -> str:
-    """``8/8``: how many were recognised within so many queries, of those that sent as many."""
-    pairs = [one for one, count in zip(found, sent, strict=True) if count >= limit]
-    if not pairs:
-        return NONE
-    return f"{sum(one is not None and one <= limit for one in pairs)}/{len(pairs)}"
+def within(found: Found, limit: int) -> int:
+    """How many were recognised within so many queries."""
+    return sum(one is not None and one <= limit for one in found)
 
 
 def render(results: Sequence[Row], skipped: Sequence[str]) -> str:
     """All tables for which there are figures."""
     lines: list[str] = []
     sets = list(dict.fromkeys(row["set"] for row in results))
-    splits = sorted({row["split"] for row in results})
-    lines += [
-        f"Splits {', '.join(map(str, splits))} of {', '.join(sets)}; 95 % Wilson intervals in "
-        "brackets."
-    ]
     lines += [f"Skipped: {reason}." for reason in skipped]
     for part, table in _TABLES.items():
         rows = [row for row in results if row["part"] == part]
         if rows:
-            lines += ["", *table(rows, [name for name in sets if _of(rows, set=name)])]
-    return "\n".join(lines)
+            title, blank, *rest = table(rows, [name for name in sets if _of(rows, set=name)])
+            splits = ", ".join(map(str, sorted({row["split"] for row in rows})))
+            lines += ["", title, blank, f"Splits: {splits}.", "", *rest]
+    return "\n".join(lines).lstrip()
 
 
 def _honest(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
-    lines = ["### Honest client-days alarmed", "", *_heading(["clients", *sets])]
+    return ["### Honest client-days alarmed", "", *_days(rows, sets)]
+
+
+def _stressors(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
+    title = "### Honest, and what an attack looks like: client-days alarmed"
+    return [title, "", *_days(rows, sets)]
+
+
+def _days(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
+    lines = _heading(["clients", *sets])
     kinds = dict.fromkeys((row["kind"], row["profile"]) for row in rows)
     raised: dict[str, dict[str, int]] = {}
     for kind, profile in kinds:
@@ -115,6 +118,11 @@ def _blackbox(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
     return [title, "", *_by_attack(rows, sets, ["attack"])]
 
 
+def _rounded(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
+    title = "### The same, rounded to whole numbers as the table's own values are"
+    return [title, "", *_by_attack(rows, sets, ["attack"])]
+
+
 def _interleaved(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
     named = [row | {"honest queries to each": row["every"]} for row in rows]
     title = "### The same, among honest queries of the same client"
@@ -127,7 +135,12 @@ def _sybils(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
         for row in rows
     ]
     title = "### The same, over several accounts in turn"
-    return [title, "", *_by_attack(named, sets, ["attack", "accounts", "subnets"])]
+    lines = _by_attack(named, sets, ["attack", "accounts", "subnets"])
+    beside = [np.sum([row["beside"] for row in _of(rows, set=name)], axis=0) for name in sets]
+    for who, first in (("honest clients beside", 0), ("their requests", 2)):
+        cells = [share(int(counts[first + 1]), int(counts[first])) for counts in beside]
+        lines.append(_line([f"{who}, alarmed", "", "", *cells]))
+    return [title, "", *lines]
 
 
 def _noise(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
@@ -191,17 +204,30 @@ def _extraction(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
         "",
         *_heading(["queries", "accounts", "subnets", "padding", *sets]),
     ]
+    unseen: list[str] = []
     keys = ("strategy", "accounts", "one_subnet", "padding")
     for values in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        cells = []
-        for name in sets:
-            here = _of(rows, set=name, **dict(zip(keys, values, strict=True)))
-            found, sent = _join(here), [count for row in here for count in row["sent"]]
-            told = [within(found, sent, limit) for limit in (100, 250, 1500)]
-            cells.append(", ".join(told) if here else NONE)
         strategy, accounts, one_subnet, padding = values
         subnets = "one" if one_subnet else "own"
-        lines.append(_line([strategy, accounts, subnets, f"{padding:.0%}", *cells]))
+        cells, seen = [], 0
+        for name in sets:
+            found = _join(_of(rows, set=name, **dict(zip(keys, values, strict=True))))
+            counts = [within(found, limit) for limit in (100, 250, 1500)]
+            seen += counts[-1]
+            told = " / ".join(map(str, counts))
+            cells.append(f"{told} of {len(found)}" if found else NONE)
+        if seen:
+            lines.append(_line([strategy, accounts, subnets, f"{padding:.0%}", *cells]))
+        else:
+            padded = f", {padding:.0%} padding" if padding else ""
+            unseen.append(f"{strategy} ({accounts}, {subnets}{padded})")
+    if unseen:
+        lines += ["", f"Never recognised (accounts, subnets): {'; '.join(unseen)}."]
+    ends = []
+    for name in sets:
+        sent = [count for row in _of(rows, set=name) for count in row["sent"]]
+        ends.append(f"{name} {min(sent)}")
+    lines += ["", f"Shortest run, where the distinct rows end: {', '.join(ends)} queries."]
     return lines
 
 
@@ -248,7 +274,9 @@ def _replicas(rows: Sequence[Row], sets: Sequence[str]) -> list[str]:
 
 _TABLES: Final[dict[str, Callable[[Sequence[Row], Sequence[str]], list[str]]]] = {
     "honest": _honest,
+    "stressors": _stressors,
     "blackbox": _blackbox,
+    "rounded": _rounded,
     "interleaved": _interleaved,
     "sybils": _sybils,
     "noise": _noise,

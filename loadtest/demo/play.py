@@ -95,9 +95,9 @@ class _Play:
         outcome = report.lines[-1].outcome
         for response, label, probabilities in zip(responses, labels, own, strict=True):
             if response.status == 200:
-                outcome.wrong += label_of(response.body) != label
+                outcome.wrong += bool(label_of(response.body) != label)
                 told = output_of(response.body, "probabilities")
-                outcome.coarse += not np.allclose(told, probabilities, atol=1e-3)
+                outcome.coarse += not bool(np.allclose(told, probabilities, atol=1e-3))
         return np.array([response.status == 200 for response in responses], bool)
 
     def probing(self, report: Report, images: Floats) -> None:

@@ -50,7 +50,7 @@ def probes(count, seed=0, step=0.01):
 
 
 def send(tracker, client, rows, *, subnet="", now=0.0, pace=0.1):
-    """Sends rows one by one: the number of the query that alarmed first, and the alarms; or None."""
+    """Sends rows one by one: the number of the first query that alarmed and its alarms, or None."""
     for index, row in enumerate(rows):
         alarms = tracker.observe(client, subnet, row[None], None, now + index * pace)
         if alarms:

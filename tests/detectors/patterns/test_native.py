@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 native = pytest.importorskip("detectors.patterns.native", reason="the fast extra is missing")
 
-from detectors.patterns import reference  # noqa: E402 - after the skip
+from detectors.patterns import native_kernels, reference  # noqa: E402 - after the skip
 from detectors.patterns.layout import RETRIES, RING  # noqa: E402
 from detectors.patterns.tracker import PatternTracker  # noqa: E402
 from detectors.scorer import ENGINE_VARIABLE, ScoreFault  # noqa: E402
@@ -131,6 +131,21 @@ def test_equal_on_hostile_streams(name, outlier):
     assert one._arena.lineages.ids.any()
 
 
+@pytest.mark.parametrize("profile", ["frames", "exploration"])
+@pytest.mark.parametrize("name", ["digits", "whole numbers", "narrow"])
+def test_equal_where_a_scene_counts_once(name, profile):
+    model = fitted(name)
+    one, two = pair(model, profile=profile)
+    for index, row in enumerate(hostile(honest(name), 300, seed=5)):
+        for tracker in (one, two):
+            tracker.observe("c", "s", row[None], None, 10.0 * index)
+        np.testing.assert_array_equal(one._arena.told, two._arena.told)
+        if index % 20 == 19:
+            assert_same(one, two)
+    entered, counted = one._arena.rings.added.sum(), one._arena.clients.sums[:, -1].sum()
+    assert counted + 10 < entered, "some resemble those before"
+
+
 def test_equal_once_rings_have_come_round():
     one, two = pair(fitted("digits"))
     rows = hostile(honest("digits"), 2 * RETRIES + RING, seed=5)
@@ -240,5 +255,5 @@ def test_the_reference_is_what_numpy_serves():
 def test_cosines(reach):
     angles = np.random.default_rng(0).uniform(-reach, reach, 1000)
     found = angles.copy()
-    native._cosines(found)
+    native_kernels.cosines(found)
     np.testing.assert_allclose(found, np.cos(angles), rtol=0, atol=1e-11)

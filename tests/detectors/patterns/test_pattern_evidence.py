@@ -1,6 +1,7 @@
 """Bets are bets: their mean under honest p-values is at most 1; thresholds spend the budget."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_a_bet_never_falls_as_its_statistic_rises(statistic):
     knots = model().knots[statistic]
     values = np.sort(np.concatenate([knots[np.abs(knots) < 1e200], np.linspace(-30, 60, 200)]))
     bets = [evidence.bet(model(), statistic, float(value), 0) for value in values]
-    assert all(a[0] <= b[0] and a[1] >= b[1] for a, b in zip(bets, bets[1:], strict=False))
+    assert all(a[0] <= b[0] and a[1] >= b[1] for a, b in pairwise(bets))
     assert all(math.isfinite(e) and 0 < p <= 1 for e, p in bets)
 
 

@@ -34,7 +34,7 @@ def test_one_kind_of_honest_rows_is_quiet():
     watch = tracker()
     for kind in range(5):
         rows, kinds = honest(40 + kind)
-        assert send(watch, f"c{kind}", rows[kinds == kind][:200]) is None
+        assert send(watch, f"c{kind}", rows[kinds == kind][:100]) is None
 
 
 @pytest.mark.parametrize("warm", [0, 100])
@@ -267,6 +267,38 @@ def test_a_profile_says_what_it_leaves_out(profile):
     assert (found is not None) is (profile == "default")
 
 
+def scenes(count, frames, seed):
+    """Honest rows, each followed by noisy copies of itself."""
+    random = np.random.default_rng(seed)
+    still = np.repeat(rows_of(seed, count), frames, axis=0)
+    noise = random.normal(size=still.shape) * 0.01
+    return (still + noise).astype(np.float32)
+
+
+def cases(count, seed):
+    """Honest rows with one feature at a time moved over a wide range."""
+    rows = np.repeat(rows_of(seed, count), 20, axis=0)
+    for index, row in enumerate(rows):
+        row[index // 10 % FEATURES] = np.linspace(-8, 8, 10)[index % 10]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("profile", "rows"), [("frames", scenes(30, 20, 50)), ("exploration", cases(30, 51))]
+)
+def test_a_profile_is_quiet_on_what_it_is_for(profile, rows):
+    assert send(tracker(), "a", rows) is not None
+    watch = tracker(profile=profile)
+    assert send(watch, "a", rows) is None
+    assert watch.standing("a").queries < len(rows) / 5
+
+
+def test_frames_of_inputs_unlike_the_honest_ones_are_recognised():
+    random = np.random.default_rng(0)
+    rows = random.uniform(-12, 12, size=(200, FEATURES)).astype(np.float32)
+    assert send(tracker(profile="frames"), "a", rows) is not None
+
+
 # ------------------------------------------------------------------------------- eviction
 
 
@@ -328,7 +360,7 @@ def test_standings_are_the_strongest_first():
     send(watch, "calm", rows_of(15, 20))
     send(watch, "hostile", probes(12))
     send(watch, "calmer", rows_of(16, 20))
-    assert [one.client for one in watch.standings(2)][0] == "hostile"
+    assert watch.standings(2)[0].client == "hostile"
     assert len(watch.standings(2)) == 2
     assert watch.standings(0) == []
     assert watch.standing("nobody") is None

@@ -38,9 +38,20 @@ def test_recognised_counts_runs():
     assert share(1, 2).startswith("1/2 (")
 
 
-def test_within_counts_only_runs_that_sent_as_many():
-    assert within([50, None, 300], [1500, 1500, 200], 250) == "1/2"
-    assert within([50], [99], 100) == "-"
+def test_within_counts_runs():
+    assert [within([50, None, 300], limit) for limit in (49, 50, 250, 1500)] == [0, 1, 1, 2]
+
+
+def test_thefts_that_nobody_saw_are_named():
+    theft = {"part": "extraction", "set": "digits", "split": 1, "one_subnet": True, "padding": 0.0}
+    rows = [
+        theft | {"strategy": "uniform", "accounts": 1, "found": [20, 120], "sent": [1500, 1500]},
+        theft | {"strategy": "active", "accounts": 16, "found": [None], "sent": [570]},
+    ]
+    text = render(rows, [])
+    assert "| uniform | 1 | one | 0% | 1 / 2 / 2 of 2 |" in text
+    assert "Never recognised (accounts, subnets): active (16, one)." in text
+    assert "digits 570 queries" in text
 
 
 def test_a_table_for_each_part_with_figures():

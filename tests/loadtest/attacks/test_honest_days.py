@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from loadtest.attacks.datasets import load
-from loadtest.attacks.honest import DAY, KINDS, STRESSORS, shares
+from loadtest.attacks.honest import DAY, KINDS, STRESSORS, shares, stressed
 
 SPLIT = load("digits", 1)
 PART = SPLIT.honest
@@ -68,6 +68,16 @@ def test_exploration_moves_one_feature():
     rows = day("exploration").rows
     changed = (rows[1:] != rows[:-1]).sum(axis=1)
     assert np.median(changed) == 1
+
+
+@pytest.mark.parametrize("kind", sorted(STRESSORS))
+def test_what_a_stressed_endpoint_is_fitted_on_is_one_row_of_each(kind):
+    part = stressed(kind, SPLIT.fit, np.random.default_rng(0), SPLIT.image)
+    assert 0.95 * len(SPLIT.fit.rows) < len(part.rows) <= len(SPLIT.fit.rows)
+    assert len(np.unique(part.rows, axis=0)) == len(part.rows) == len(part.labels)
+    fitted = {row.tobytes() for row in SPLIT.fit.rows}
+    same = sum(row.tobytes() in fitted for row in part.rows)
+    assert same < len(part.rows) / 2  # a feature may be moved to where it was
 
 
 def test_shares_are_all_rows_and_share_none():

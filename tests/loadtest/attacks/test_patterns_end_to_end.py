@@ -5,7 +5,7 @@ import pytest
 
 from loadtest.attacks import guard, honest, mixing, replicas
 from loadtest.attacks.datasets import load
-from loadtest.attacks.measure_honest import _alarms
+from loadtest.attacks.measure_honest import alarms_of_day
 from loadtest.attacks.study import Study
 from loadtest.attacks.victims import Victim
 
@@ -37,7 +37,7 @@ def test_honest_clients_are_left_alone(study):
     random = np.random.default_rng(0)
     for _ in range(6):
         day = honest.mixed(study.split.honest, random, study.split.image)
-        assert not _alarms(study, study.guard.tracker(clients=4), day)
+        assert not alarms_of_day(study.guard, study.guard.tracker(clients=4), day)
 
 
 def test_random_theft_is_recognised(study):
