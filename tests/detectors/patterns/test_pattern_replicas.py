@@ -134,6 +134,21 @@ def test_nothing_is_lost_or_counted_twice_whenever_replicas_sync(script):
         assert trackers[who].standing("a").queries == len(script)
 
 
+def test_what_is_learnt_while_an_exchange_is_under_way_lies_on_top():
+    store, watch, alone = Store(), tracker(), tracker()
+    rows = np.concatenate([honest(7)[0][:20], probes(12)])
+    for one in (watch, alone):
+        one.observe("a", "s", rows[:26], None, 0.0)
+    answers = store.exchange(0, watch.drain(100))
+    for one in (watch, alone):
+        one.observe("a", "s", rows[26:], None, 0.0)
+    assert everything(alone, "a")[0] > 5.0
+    watch.merge(answers)
+    assert everything(watch, "a") == pytest.approx(everything(alone, "a"), rel=1e-9, abs=1e-9)
+    sync(store, [watch], rounds=1)
+    assert everything(watch, "a") == pytest.approx(everything(alone, "a"), rel=1e-9, abs=1e-9)
+
+
 def test_an_attack_over_four_replicas_is_recognised():
     store, trackers = Store(), [tracker() for _ in range(4)]
     for index, row in enumerate(probes(60)):

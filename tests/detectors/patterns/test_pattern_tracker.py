@@ -166,6 +166,15 @@ def test_an_honest_neighbour_does_not_answer_for_an_attacker():
     assert send(watch, "b", rows_of(7, 200), subnet="s", now=30.0) is None
 
 
+def test_a_client_that_alarms_adds_nothing_to_its_groups():
+    watch = tracker()
+    rows = probes(60)
+    queries, _ = send(watch, "a", rows, subnet="s")
+    watch.observe("a", "s", rows[queries:], None, 9.0)
+    told = {delta.key: np.frombuffer(delta.sums)[-1] for delta in watch.drain(9) if delta.sums}
+    assert told == {"endpoint": queries, "subnet:s": queries, "client:a": 60}
+
+
 def test_accounts_of_one_subnet_are_tied_together_without_a_lineage():
     watch = tracker(clients=64, profile="frames")
     random = np.random.default_rng(0)
