@@ -36,7 +36,7 @@ def test_everything_is_decided_as_it_should_be_and_nothing_is_left_behind(cache)
     assert failed == []
     assert [check for check in document["checks"] if not check["good"]] == []
     assert (process.returncode, document["good"]) == (0, True), err
-    assert len(document["traffic"]) == 23
+    assert len(document["traffic"]) == 24
     assert sum(entry["sent"] for entry in document["traffic"]) > 2000
     assert list(cache.glob("bartizan-demo-*")) == []
 
