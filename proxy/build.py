@@ -32,7 +32,6 @@ from proxy.settings.endpoint import LearntContract
 from proxy.settings.endpoint import Quota as QuotaSettings
 from proxy.settings.load import digest
 from proxy.settings.models import Http, Settings
-from proxy.settings.shared_state import MEMORY
 from proxy.state.base import Quota, State, StateUnavailable
 from proxy.state.limits import Limiter
 from proxy.telemetry.audit import Audit
@@ -49,8 +48,6 @@ context goes on."""
 
 _FAMILIES: Final = (Family.PROBING.value, Family.EXTRACTION.value)
 """The families of evidence in the order in which the tracker tells their levels."""
-_MEMORY_SYNC_SECONDS: Final = 1.0
-"""With one worker nobody else waits for what was learnt: it is put by in case it is evicted."""
 
 
 class BuildError(Exception):
@@ -533,6 +530,7 @@ def _clients(
     """
     old = _former(previous, endpoint.name)
     if old is not None and _habit(settings, endpoint, bundle) == _habit(*old[:3]):
+        old[3].throttle(endpoint.patterns.throttle_seconds)
         return old[3]
     model = bundle.patterns if bundle else None
     given = endpoint.model_fields_set & {"client_alarm_budget", "on_pattern", "patterns"}
@@ -568,7 +566,7 @@ def _clients(
         shared.state.sketches(name, layout),
         bans=shared.state.sketches(endpoint.name),
         throttle_seconds=endpoint.patterns.throttle_seconds,
-        sync_seconds=_MEMORY_SYNC_SECONDS if settings.state == MEMORY else sharing.sync_seconds,
+        sync_seconds=sharing.sync_seconds,
         clock=shared.clock,
         sleep=asyncio.sleep,
     )
@@ -585,7 +583,7 @@ def _habit(
         endpoint.name,
         bundle and bundle.digest,
         endpoint.client_alarm_budget,
-        endpoint.patterns,
+        endpoint.patterns.model_copy(update={"throttle_seconds": None}),
         settings.sharing,
     )
 

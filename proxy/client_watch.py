@@ -80,13 +80,17 @@ class ClientWatch:
         self.sketches = sketches
         self._bans = bans
         self.exchanged = Exchanged()
-        self._pace = Quota(interval=int(throttle_seconds * NANOSECONDS), burst=1)
+        self.throttle(throttle_seconds)
         self._paced: dict[str, Bucket] = {}
         self._banned: Mapping[str, float] = {}
         self._sync_seconds = sync_seconds
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
+
+    def throttle(self, seconds: float) -> None:
+        """Sets the time from one row to the next of a throttled client."""
+        self._pace = Quota(interval=int(seconds * NANOSECONDS), burst=1)
 
     def banned(self, client: str, now: float) -> int | None:
         """Whole seconds until the ban of a client ends, or None if it is not banned."""
@@ -108,9 +112,9 @@ class ClientWatch:
         with self._lock:  # large requests are inspected in threads
             return self.tracker.observe(identity.client, identity.subnet, rows, p_values, now)
 
-    def pace(self, client: str, now: float) -> int:
-        """Takes one row from a throttled client's pace: 0 if it may pass, else the whole seconds
-        until it may."""
+    def pace(self, client: str, rows: int, now: float) -> int:
+        """Takes rows from a throttled client's pace: 0 if they may pass, else the whole seconds
+        until a request may. One of many rows passes when one row would, and is paid for after."""
         moment = int(now * NANOSECONDS)
         with self._lock:
             bucket = self._paced.get(client)
@@ -118,7 +122,7 @@ class ClientWatch:
                 bucket = self._newly_paced(client, moment)
             wait = rate_wait(self._pace, bucket, 1, moment)
             if not wait:
-                bucket.clear = max(bucket.clear, moment) + self._pace.interval
+                bucket.clear = max(bucket.clear, moment) + max(rows, 1) * self._pace.interval
             return wait
 
     def _newly_paced(self, client: str, moment: int) -> Bucket:
@@ -179,7 +183,7 @@ class ClientWatch:
         """Forgets what was learnt about a client, and lifts its ban.
 
         Raises:
-            StateUnavailable: if it could not be done; then nothing was forgotten.
+            StateUnavailable: if it could not be done, or not all of it: to be asked again.
         """
         await self.sketches.forgive(client)
         await self._bans.ban(client, 0)

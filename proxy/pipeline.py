@@ -199,12 +199,13 @@ class Pipeline:
                 *record.decision.reasons,
                 Reason(rules.ANSWER_UNREADABLE, refusal.detail),
             ]
-            # One that was too large, or broke off, cannot be passed on any more.
-            if self._refuses(visit, findings) or not response.complete:
+            if self._refuses(visit, findings):
                 response.discard()
                 await self._answer(exchange, visit)
-            else:
+            elif response.complete:
                 record.response_bytes = await exchange.relay(response, _id_line(record))
+            else:  # too large, or broken off: nothing is left to pass on
+                raise Refusal(rules.ANSWER_UNREADABLE, refusal.detail) from refusal
 
     def refuse(self, refusal: Refusal, head: Head | None, peer: Peer, received: float) -> Reply:
         """Answers what never reached :meth:`handle`: counted and audited like any other."""
@@ -356,7 +357,7 @@ class Pipeline:
         policy = endpoint.policy
         reasons = [policy.pattern(alarm) for alarm in alarms]
         if any(reason.action is Action.THROTTLE for reason in reasons):
-            wait = endpoint.clients.pace(visit.identity.client, now)
+            wait = endpoint.clients.pace(visit.identity.client, len(rows), now)
             reasons = [policy.paced(reason, wait) for reason in reasons]
         return reasons
 

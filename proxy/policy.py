@@ -132,9 +132,13 @@ class Policy:
 
     def pattern(self, alarm: Alarm) -> Reason:
         """The finding that an alarm is, with the step of the ladder that its evidence leads to."""
-        # What all clients do together is no one's fault.
-        nobody = alarm.scope is Scope.ENDPOINT
-        action = Action.ALLOW if nobody else self.step(alarm.evidence, alarm.threshold)
+        if alarm.scope is Scope.ENDPOINT:
+            action = Action.ALLOW  # what all clients do together is no one's fault
+        elif alarm.shared:
+            # Others may have probed around an input for its sender to be refused.
+            action = Action.SHAPE if Action.SHAPE in self.ladder else Action.ALLOW
+        else:
+            action = self.step(alarm.evidence, alarm.threshold)
         seen = "".join(f", {name} {value:.3g}" for name, value in alarm.detail.items())
         whose = f" ({alarm.key})" if alarm.scope is Scope.LINEAGE else ""
         return Reason(

@@ -44,6 +44,8 @@ class Alarm:
         key: the pseudonym of the client or subnet, the lineage's id, or "".
         detail: what the operator is told beside it: the p-values of this query's statistics, and
             the number of distinct queries.
+        shared: whether the client has hardly any evidence of its own: the alarm is about others
+            whom its query resembles, and may be their doing.
     """
 
     family: Family
@@ -52,6 +54,7 @@ class Alarm:
     threshold: float
     key: str = ""
     detail: dict[str, float] = field(default_factory=dict)
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,8 @@ class PatternTracker:
         slot = self._client_slot(client, now)
         group = self._subnet_slot(subnet, now) if subnet else NO_GROUP
         arena, step = self._arena, self._step
+        if slot == OVERFLOW:
+            arena.clients.levels[OVERFLOW] = 0.0  # so that it goes on adding to its groups
         told, most, lineages = arena.told, -math.inf, set[int]()
         for index in range(len(rows)):
             p_value = math.nan
@@ -332,7 +334,8 @@ class PatternTracker:
         names = zip(STATISTICS, arena.p_values.tolist(), strict=True)
         detail = {f"p_{name}": value for name, value in names if value < 1.0}
         alarms: list[Alarm] = []
-        concerned = [(Scope.CLIENT, client, arena.clients, slot)]
+        # Clients without a record of their own do not answer for each other.
+        concerned = [(Scope.CLIENT, client, arena.clients, slot)] if slot != OVERFLOW else []
         if group != NO_GROUP:
             concerned.append((Scope.SUBNET, subnet, arena.groups, group))
         concerned.append((Scope.ENDPOINT, "", arena.groups, ENDPOINT))
@@ -341,7 +344,8 @@ class PatternTracker:
             above = reference.excesses(arena, records, index)
             for family, position in FAMILIES:
                 own = float(arena.clients.levels[slot, position])
-                if above[position] >= 0 and (scope is Scope.CLIENT or own >= CONTRIBUTION):
+                contributes = own >= CONTRIBUTION and slot != OVERFLOW
+                if above[position] >= 0 and (scope is Scope.CLIENT or contributes):
                     level = float(records.levels[index, position])
                     limit = level - float(above[position])
                     told = detail | {"distinct": distinct}
@@ -351,9 +355,12 @@ class PatternTracker:
             level = float(arena.lineages.levels[index])
             if level >= limit:
                 key = f"{int(arena.lineages.ids[index]):016x}"
-                alarms.append(Alarm(Family.PROBING, Scope.LINEAGE, level, limit, key, dict(detail)))
+                told = dict(detail)
+                own = float(arena.clients.levels[slot, PROBING])
+                shared = slot == OVERFLOW or own < CONTRIBUTION
+                alarms.append(Alarm(Family.PROBING, Scope.LINEAGE, level, limit, key, told, shared))
         coverage = float(arena.clients.coverage[slot])
-        if coverage >= self._limit:
+        if coverage >= self._limit and slot != OVERFLOW:
             told = {"coverage": coverage, "distinct": float(arena.clients.sums[slot, FEATURES])}
             seen, limit = unseen(coverage), unseen(self._limit)
             alarms.append(Alarm(Family.COVERAGE, Scope.CLIENT, seen, limit, client, told))

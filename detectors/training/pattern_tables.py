@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Final
 
@@ -41,8 +42,12 @@ GAIN: Final = 0.03
 """By how much an honest client's instrument may drift: a small shift, however long, is no theft."""
 SHARED_ROUNDS: Final = 6
 SHARED_ASKED: Final = 1000
+CROWDING: Final = 1.5
+"""By how much more than measured a fuller ring is taken to be denser."""
 MIXED: Final = -9
 """The kind of a client that asks about everything."""
+DOUBT: Final = 4.0
+"""Standard errors, roughly, by which a quantile from few rows is raised."""
 LOW: Final = -1e300
 
 Positions = npt.NDArray[np.int64]
@@ -80,7 +85,8 @@ def calibrate(
     sizes = [stream.size for stream in streams]
     query = np.concatenate(streams)
     judged = query < count
-    tables = _Tables(model, regime[query[judged]], np.repeat(alike, sizes)[judged], count)
+    tables = _Tables(model.classes, regime, count)
+    tables.ask(query[judged], np.repeat(alike, sizes)[judged])
     pairs = zip(*(_pairs(stream, squared, agreement) for stream in streams), strict=True)
     for statistic, part in zip((NEAR, EQUAL, SEGMENT), pairs, strict=True):
         tables.add(statistic, np.concatenate(part)[judged], row=False)
@@ -90,13 +96,13 @@ def calibrate(
     gains = [_gained(model, rows, gain) for gain in (1.0 - GAIN, 1.0, 1.0 + GAIN)]
     asked = [stream[stream < count] for stream in streams]
     witnesses = [_witnesses(gains[i % len(gains)][one]) for i, one in enumerate(asked)]
-    tables.regime = np.concatenate([np.tile(regime[one], 2) for one in asked])
-    tables.alike = np.repeat(alike, [2 * one.size for one in asked])
+    twice = np.concatenate([np.tile(one, 2) for one in asked])
+    tables.ask(twice, np.repeat(alike, [2 * one.size for one in asked]))
     tables.add(DISCREPANCY, np.concatenate(witnesses), row=False)
 
-    shared = _shared(model, squared[:count], agreement[:count], regime, random)
-    near, equal, rows_asked, tables.alike = shared
-    tables.regime = regime[rows_asked]
+    shared = _shared(model, squared[:count], agreement[:count], (regime, kinds), random)
+    near, equal, *questions = shared
+    tables.ask(*questions)
     tables.add(SHARED_NEAR, near, row=False)
     tables.add(SHARED_EQUAL, equal, row=False)
     return replace(
@@ -112,30 +118,38 @@ def calibrate(
 class _Tables:
     """Offsets and p-value tables, filled in statistic by statistic."""
 
-    def __init__(
-        self,
-        model: PatternModel,
-        regime: Positions,
-        alike: Positions,
-        rows: int,
-    ) -> None:
-        self.regime = regime
-        self.alike = alike
+    def __init__(self, classes: int, regime: Positions, rows: int) -> None:
+        """Tables for ``classes`` regimes from ``rows`` rows; ``regime`` is each row's."""
         self.rows = rows
-        self.offsets = np.zeros((len(STATISTICS), model.classes))
+        self.offsets = np.zeros((len(STATISTICS), classes))
         self.knots = np.full((len(STATISTICS), LEVELS), -LOW)
         self.tails = np.ones((len(STATISTICS), LEVELS))
+        self._regime = regime
+        self.ask(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+    def ask(self, query: Positions, alike: Positions) -> None:
+        """What is added next are values at these rows, and in the company of these kinds."""
+        self.query = query
+        self.regime = self._regime[query]
+        self.alike = alike
 
     def add(self, statistic: int, values: Floats, *, row: bool) -> None:
         """Calibrates one statistic on its values at every query; NaN where it has none."""
+        # A direction is followed for a whole day: what is wrong about it does not average out.
+        doubt = 2.0 * DOUBT if statistic == DISCREPANCY else DOUBT
         valid = np.isfinite(values)
         single = valid & (self.alike != MIXED)
         common = float(np.quantile(values[single], CLASS_QUANTILE))
         for regime in range(self.offsets.shape[1]):
             here = single & (self.regime == regime)
             # Of all kinds of clients that come here the one whose queries are most alike counts.
-            found = [values[here & (self.alike == kind)] for kind in np.unique(self.alike[here])]
-            quantiles = [np.quantile(x, CLASS_QUANTILE) for x in found if x.size >= SMALLEST_REGIME]
+            quantiles = []
+            for kind in np.unique(self.alike[here]):
+                found = values[here & (self.alike == kind)]
+                if found.size >= SMALLEST_REGIME:
+                    low, high = np.quantile(found, [0.5, CLASS_QUANTILE])
+                    rows = np.unique(self.query[here & (self.alike == kind)]).size
+                    quantiles.append(high + doubt * (high - low) / math.sqrt(rows))
             self.offsets[statistic, regime] = max(quantiles, default=common)
         rest = values[valid] - self.offsets[statistic, self.regime[valid]]
         self.knots[statistic], self.tails[statistic] = _tail(rest, self.rows, row)
@@ -275,40 +289,48 @@ def _shared(
     model: PatternModel,
     squared: Singles,
     agreement: Singles,
-    regime: Positions,
+    kinds: tuple[npt.NDArray[Any], ...],
     random: np.random.Generator,
 ) -> tuple[Floats, Floats, Positions, Positions]:
     """shared_near and shared_equal of the judged rows in mixed company, and in that of their own
-    regime: values, the rows, and :data:`MIXED` or 0."""
+    regime or class: values, the rows, and :data:`MIXED` or which."""
     count, size = squared.shape[0], model.shared
     found: list[tuple[Floats, Floats, Positions, Positions]] = []
 
-    def judge(asked: Positions, company: Positions, alike: int) -> None:
+    def measure(asked: Positions, company: Positions) -> tuple[Floats, Floats]:
         distance = squared[np.ix_(asked, company)].astype(np.float64)
         same = agreement[np.ix_(asked, company)].astype(np.float64)
         itself = asked[:, None] == company
         distance[itself], same[itself] = statistics.FAR, 0.0
-        found.append(
-            (
-                statistics.near(distance),
-                statistics.equal(same),
-                asked,
-                np.full(asked.size, alike),
-            )
-        )
+        return statistics.near(distance), statistics.equal(same)
+
+    def judge(asked: Positions, company: Positions, alike: int) -> None:
+        near, equal = measure(asked, company)
+        missing = CROWDING * math.log2(size / company.size)
+        if missing > 0 and company.size > 4 * statistics.NEIGHBOUR:
+            # A ring full of this kind is denser than these rows: as much again as from half of them
+            # to all, for each doubling.
+            half = measure(asked, company[: company.size // 2])
+            near = near + missing * max(float(np.median(near - half[0])), 0.0)
+            equal = equal + missing * max(float(np.median(equal - half[1])), 0.0)
+        found.append((near, equal, asked, np.full(asked.size, alike)))
 
     # Honest queries with near neighbours are taken for descendants: the ring keeps those longer.
     third = np.partition(squared, statistics.NEIGHBOUR, axis=1)[:, statistics.NEIGHBOUR]
     dense = np.argsort(third)[: max(count // 10, 1)]
     for _ in range(SHARED_ROUNDS):
         asked = random.permutation(count)[:SHARED_ASKED]
-        company = random.permutation(regime.size)[:size]
+        company = random.permutation(len(kinds[0]))[:size]
         kept = random.permutation(dense)[: size // 4]
         judge(asked, np.union1d(company[kept.size :], kept), MIXED)
-        for kind in range(model.classes):
-            inside = np.flatnonzero(regime[:count] == kind)
-            company = random.permutation(np.flatnonzero(regime == kind))[: size // 2]
-            if inside.size and company.size > statistics.NEIGHBOUR:
-                judge(inside, company, 0)
+    number = 0
+    for groups in (_groups(names) for names in kinds):
+        for group in groups:
+            inside = group[group < count]
+            share = SHARED_ROUNDS * SHARED_ASKED // len(groups)
+            for _ in range(min(math.ceil(share / max(inside.size, 1)), 3 * SHARED_ROUNDS)):
+                asked = random.permutation(inside)[:share]
+                judge(asked, random.permutation(group)[:size], number)
+            number += 1
     near, equal, rows, alike = (np.concatenate(part) for part in zip(*found, strict=True))
     return near, equal, rows, alike

@@ -42,10 +42,23 @@ PARTS: Final[dict[str, Measure]] = {
     "fidelity": measure_theft.fidelity,
     "replicas": replicas.measure,
 }
-SPLITS: Final = (1, 2, 3)
-FEWER: Final = (1, 2)
+FRESH: Final = (4, 5, 6)
+"""Splits that nothing had been measured on when the calibration was last changed."""
+FEW: Final = (1, 2)
 """Splits of the parts that take long."""
-LONG: Final = ("sybils", "noise", "adaptive", "extraction", "fidelity", "replicas")
+SPLITS: Final[dict[str, tuple[int, ...]]] = {
+    "honest": FRESH,
+    "stressors": FRESH,
+    "blackbox": (1, 2, 3),
+    "rounded": (1, 2, 3),
+    "interleaved": (1, 2, 3),
+    "sybils": FEW,
+    "noise": FEW,
+    "adaptive": FEW,
+    "extraction": FEW,
+    "fidelity": FEW,
+    "replicas": FEW,
+}
 WORK: Final = Path(tempfile.gettempdir()) / "bartizan-attacks"
 
 
@@ -69,15 +82,14 @@ def main(  # noqa: PLR0917 - click passes them by name
     """Measures the patterns over clients' queries, and writes the tables."""
     logging.getLogger("art").setLevel(logging.ERROR)
     parts = parts or tuple(PARTS)
-    chosen = splits or (SPLITS[:1] if quick else SPLITS)
-    if DEVELOPMENT in chosen:
+    if DEVELOPMENT in splits:
         click.echo("split 0 is the one that constants were tuned on", err=True)
     kept = work / f"results-{digest()}{'-quick' if quick else ''}"
     kept.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     skipped: list[str] = []
     for name in sets or tuple(SETS):
-        for split in chosen:
+        for split in splits or sorted({split for part in parts for split in SPLITS[part]}):
             try:
                 study = Study(name, split, work)
             except Unavailable as problem:
@@ -85,7 +97,7 @@ def main(  # noqa: PLR0917 - click passes them by name
                 click.echo(f"{name} skipped: {problem}", err=True)
                 break
             for part in parts:
-                if splits or part not in LONG or split in FEWER:
+                if splits or split in SPLITS[part][: 1 if quick else None]:
                     results += _measured(study, part, quick, kept)
     if json_path is not None:
         json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

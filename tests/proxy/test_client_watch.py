@@ -177,7 +177,7 @@ async def test_bans_hold_while_nobody_can_tell_and_over_a_reload():
 async def test_forgiveness_is_whole_or_not_at_all():
     bench = Bench()
     await bench.watch.ban(ONE.client, 60.0)
-    assert bench.watch.pace(ONE.client, 100.0) == 0
+    assert bench.watch.pace(ONE.client, 1, 100.0) == 0
     bench.sketches.away = True
     with pytest.raises(StateUnavailable):
         await bench.watch.forgive(ONE.client)
@@ -187,24 +187,31 @@ async def test_forgiveness_is_whole_or_not_at_all():
     await bench.watch.forgive(ONE.client)
     assert bench.sketches.forgiven == bench.tracker.forgotten == [ONE.client]
     assert bench.watch.banned(ONE.client, 100.0) is None
-    assert bench.watch.pace(ONE.client, 100.0) == 0
+    assert bench.watch.pace(ONE.client, 1, 100.0) == 0
 
 
 def test_a_throttled_client_passes_now_and_then():
     watch = Bench().watch
-    assert watch.pace(ONE.client, 100.0) == 0
-    assert watch.pace(ONE.client, 100.0) == 11  # rounded up, so that a retry then passes
-    assert watch.pace("2" * 32, 100.0) == 0
-    assert watch.pace(ONE.client, 109.0) == 2
-    assert watch.pace(ONE.client, 111.0) == 0
+    assert watch.pace(ONE.client, 1, 100.0) == 0
+    assert watch.pace(ONE.client, 1, 100.0) == 11  # rounded up, so that a retry then passes
+    assert watch.pace("2" * 32, 1, 100.0) == 0
+    assert watch.pace(ONE.client, 1, 109.0) == 2
+    assert watch.pace(ONE.client, 1, 111.0) == 0
+
+
+def test_many_rows_in_one_request_are_paid_for():
+    watch = Bench().watch
+    assert watch.pace(ONE.client, 64, 100.0) == 0
+    assert watch.pace(ONE.client, 1, 700.0) > 30
+    assert watch.pace(ONE.client, 1, 741.0) == 0
 
 
 def test_a_flood_of_throttled_clients_clears_nobodys_pace(monkeypatch):
     monkeypatch.setattr("proxy.client_watch._PACED", 8)
     watch = Bench().watch
-    assert watch.pace(ONE.client, 100.0) == 0
+    assert watch.pace(ONE.client, 1, 100.0) == 0
     for n in range(50):
-        watch.pace(f"{n:032x}", 100.0)
-    assert watch.pace(ONE.client, 100.0) > 0
-    assert watch.pace("f" * 32, 100.0) > 0  # no room: the newcomer waits as all do
-    assert watch.pace("f" * 32, 120.0) == 0  # those that may send again were forgotten
+        watch.pace(f"{n:032x}", 1, 100.0)
+    assert watch.pace(ONE.client, 1, 100.0) > 0
+    assert watch.pace("f" * 32, 1, 100.0) > 0  # no room: the newcomer waits as all do
+    assert watch.pace("f" * 32, 1, 120.0) == 0  # those that may send again were forgotten

@@ -141,7 +141,8 @@ class Clients:
             raise self.fault
         return self.alarms
 
-    def pace(self, client, now):
+    def pace(self, client, rows, now):
+        assert rows > 0
         return self.wait
 
     def alarm(self, nats, scope=Scope.CLIENT):
@@ -672,6 +673,15 @@ async def test_an_answer_that_cannot_be_shaped_follows_the_failure_mode(
     assert exchange.status == status
     assert one.record.fault == "BZ-135"
     assert ("discarded" in one.pool.sent) == (status == 502)
+
+
+async def test_an_answer_that_broke_off_is_the_model_servers_fault(world):
+    one = world(failure_mode=FailureMode.ALLOW)
+    one.clients.alarm(14.5)
+    one.pool.body, one.pool.complete = b"not JSON", False
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 502
+    assert one.record.decision.reasons[0].rule is rules.ANSWER_UNREADABLE
 
 
 async def test_a_throttled_client_reads_the_words_of_an_ordinary_limit(world):

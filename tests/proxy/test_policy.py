@@ -1,5 +1,6 @@
 """Deciding is pure: findings in, a decision out."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -220,6 +221,14 @@ def test_what_all_clients_do_together_is_recorded_and_refuses_nobody():
     decision = decide(Policy(), Policy().pattern(alarm(500.0, Scope.ENDPOINT)))
     assert decision.enforced is decision.action is Action.ALLOW
     assert decision.reasons[0].rule is rules.PROBING_ENDPOINT
+
+
+def test_a_client_without_evidence_of_its_own_is_not_refused_for_what_others_did():
+    shared = replace(alarm(500.0, Scope.LINEAGE), shared=True)
+    assert decide(Policy(), Policy().pattern(shared)).enforced is Action.SHAPE
+    hard = Policy(ladder=(Action.BLOCK,))
+    assert decide(hard, hard.pattern(shared)).enforced is Action.ALLOW
+    assert decide(hard, hard.pattern(replace(shared, shared=False))).enforced is Action.BLOCK
 
 
 def test_a_throttled_client_is_shaped_while_it_may_send_and_waits_otherwise():

@@ -38,9 +38,6 @@ for at = 1, #known, 2 do
         last = math.max(last, ends)
     end
 end
-if last > 0 then
-    redis.call('PEXPIRE', key, string.format('%.0f', last - now))
-else
-    redis.call('DEL', key)
-end
+-- The version outlives the bans: where there is none, the server has lost what it knew.
+redis.call('PEXPIRE', key, string.format('%.0f', math.max(last - now, 0) + 7 * 86400000))
 return 0

@@ -217,11 +217,11 @@ class Connection:
 
     async def _try(self) -> None:
         """Comes up if all is well. It connects anew unless it has just been doubted."""
-        if not self._doubted.is_set():
-            await self._client.close()
-            self._client = Client(self._address, self._tls, self._timeout, self._client.nodes())
-        self._doubted.clear()
         try:
+            if not self._doubted.is_set():
+                await self._client.close()
+                self._client = Client(self._address, self._tls, self._timeout, self._client.nodes())
+            self._doubted.clear()
             warning = await self._client.check()
             if await self._greet():
                 await self._recover(self.send)
@@ -230,6 +230,6 @@ class Connection:
                 self.problem = warning
                 self._up_since = self._clock()
                 self.up = True
-        except Failure as failure:
+        except Exception as fault:  # a certificate may be missing while it is renewed
             self.failures += 1
-            self.problem = str(failure)
+            self.problem = str(fault) or repr(fault)

@@ -35,6 +35,10 @@ from proxy.state.redis.quota_calls import Ask, Grant, Rest, ServerTime, quota_ca
 _CLOCK_ROUNDING: Final = 1_000
 # Calls of one round trip of settling or giving back.
 _BATCH: Final = 100
+# Late leases in a row, with none in between that came in time, at which Redis counts as away; and
+# for how many waits after one of them this replica's shares decide.
+_LATE: Final = 4
+_SHARED_WAITS: Final = 4
 # Rests that wait to be given back; beyond it they are lost to their quotas.
 _MOST_RESTS: Final = 10_000
 
@@ -102,6 +106,8 @@ class RedisLedger:
         self._limited: tuple[tuple[int, dict[str, Lease], int, LeaseBook], ...] = ()
         self._rests: list[Call] = []
         self._ids = itertools.count()
+        self._late = 0
+        self._shares_until = 0
         self._ahead = int(leasing.lease_seconds * NANOSECONDS)
         self._noted: memoryview | None = table.left if table else None
 
@@ -197,7 +203,7 @@ class RedisLedger:
         denial = self._remembered(keys, rows, now)
         if denial is not None:
             return denial
-        if not self._connection.up:
+        if not self._connection.up or now < self._shares_until:
             return self._take_share(keys, rows, now)
         leases: list[tuple[Lease, int]] = []
         for scope, _, interval, book in self._limited:
@@ -269,7 +275,7 @@ class RedisLedger:
                 return
             left = deadline - self._leasing.clock()
             if left <= 0:
-                self._connection.suspect(f"no lease within {wait * 1000:g} ms")
+                self._lagged(wait)
                 return
             _, pending = await asyncio.wait(flights, timeout=left)
             late = self._leasing.clock() - deadline
@@ -277,6 +283,17 @@ class RedisLedger:
                 # This process was held up, not Redis, whose answer may well be here.
                 graced = True
                 deadline += late + wait
+
+    def _lagged(self, wait: float) -> None:
+        """A lease did not come in time: for a moment the shares decide, as one slow round trip is
+        no outage. Several in a row are."""
+        with self._lock:
+            self._late += 1
+            self._shares_until = self._now() + int(_SHARED_WAITS * wait * NANOSECONDS)
+            if self._late < _LATE:
+                return
+            self._late = 0
+        self._connection.suspect(f"no lease within {wait * 1000:g} ms, {_LATE} times in a row")
 
     def _fly(self, keys: Sequence[str], rows: int) -> set[asyncio.Future[None]]:
         """Sends for the leases that a take lacks: what to wait for, or nothing if it can be decided
@@ -334,6 +351,7 @@ class RedisLedger:
             lease.left = rest.rows
             self._held(key, book, lease, rest.day)
         elif not isinstance(answer, Failure):
+            self._late = 0
             grant = Grant.of(answer)
             if book.quota == quota:
                 pause = self._leasing.denial_seconds * NANOSECONDS

@@ -251,6 +251,14 @@ class RedisSketches:
         if isinstance(reply, Failure):
             return None
         version, now, *listed = reply
+        left = {
+            client: end - float(now) for client, end in self._banned[1].items() if end > float(now)
+        }
+        if not version and self._banned[0] and left:
+            # The server has lost them (a flush, a restart): they are told again.
+            again = [self._on_bans(client, math.ceil(rest)) for client, rest in left.items()]
+            await self._runner.run(again)
+            return {client: rest / _MILLISECONDS for client, rest in left.items()}
         if version != self._banned[0]:
             ends = {
                 client.decode(): float(end)
@@ -258,8 +266,8 @@ class RedisSketches:
                 if client
             }
             self._banned = version, ends
-        left = ((client, end - float(now)) for client, end in self._banned[1].items())
-        return {client: rest / _MILLISECONDS for client, rest in left if rest > 0}
+        rests = ((client, end - float(now)) for client, end in self._banned[1].items())
+        return {client: rest / _MILLISECONDS for client, rest in rests if rest > 0}
 
     def _on_bans(self, *words: str | bytes | int) -> Call:
         return Call(_BANS, self._bans, (round(self._ahead() * _MILLISECONDS), *words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random as randomness
 import secrets
 import time
@@ -187,9 +188,12 @@ class RedisState:
         await self.connection.close()
 
     async def tend(self) -> None:
-        """Gives back what lies idle."""
+        """Gives back what lies idle, and charges what the shares admitted for a moment."""
         for ledger in list(self._ledgers.values()):
             await ledger.give_back(self.connection.background.run)
+            if ledger.owing():
+                with contextlib.suppress(Failure):  # it is charged later
+                    await ledger.settle(self.connection.background.run)
 
     async def _tend(self) -> None:
         while True:

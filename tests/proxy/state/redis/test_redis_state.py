@@ -305,15 +305,30 @@ async def test_no_request_waits_longer_than_it_may(server, open_state):
     ledger = state.ledger("e", [Quota.of(None, 1, 100)])
     server.pause()
     # That it returns at all while the server hangs for good is the point; then nobody waits.
-    assert await take(ledger, ["a"], 1, 0.0) is None
+    later = 1e6  # when what one late lease leads to is over: so it is asked for again
+    assert await take(ledger, ["a"], 1, later) is None
     assert state.health().degraded
-    assert "no lease within 20 ms" in state.health().problem
+    assert "no lease within 20 ms, 4 times in a row" in state.health().problem
     calls = state.connection.calls
     for number in range(100):
         assert ledger.take([f"k{number}"], 1, 0.0) is None
     assert state.connection.calls == calls
     server.resume()
     await until(lambda: not state.health().degraded)
+
+
+async def test_after_a_late_lease_nobody_waits_for_a_moment(server, open_state):
+    state = await open_state(wait_seconds=0.02, timeout_seconds=30.0, beat_seconds=60.0)
+    ledger = state.ledger("e", [Quota.of(None, 1, 100)])
+    server.pause()
+    assert await take(ledger, ["a"], 1, 0.0) is None
+    assert not state.health().degraded
+    for number in range(100):
+        assert ledger.take([f"k{number}"], 1, 0.0) is None
+    server.resume()
+    await until(lambda: state.health().calls > 0 and not state.health().degraded)
+    await state.tend()
+    assert ledger.owing() == 0, "what the shares admitted is charged without an outage"
 
 
 async def test_a_lease_whose_answer_is_late_is_held_all_the_same(server, open_state):
