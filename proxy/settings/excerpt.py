@@ -37,6 +37,8 @@ class _Lines:
         if (id(node), hide) in self._walked:  # an alias; anchors may even hold themselves
             return
         self._walked.add((id(node), hide))
+        # A URL with credentials, whatever the key.
+        hide = hide or (isinstance(node, yaml.ScalarNode) and "@" in node.value)
         self._mark(node, hide=hide)
         if isinstance(node, yaml.SequenceNode):
             items = [found for schema in schemas for found in below(schema, 0)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -11,11 +10,9 @@ from pydantic import AfterValidator, Field, model_validator
 from proxy.settings.fields import FilePath, Seconds
 from proxy.settings.secret import Password
 from proxy.settings.section import Faults, Section
+from proxy.state.redis.address import parse
 
 MEMORY: Final = "memory://"
-_HOSTS: Final = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
-_DATABASE: Final = re.compile(r"/?|/[0-9]{1,4}")
-_SERVICE: Final = re.compile(r"/[A-Za-z0-9._-]{1,64}")
 _FORMS: Final = (
     "memory://, redis://host:6379/0, rediss://host:6379/0 (TLS), unix:///path, "
     "redis+sentinel://host:26379,host:26379/SERVICE or redis+cluster://host:6379,host:6379"
@@ -25,25 +22,15 @@ _FORMS: Final = (
 def _state(given: str) -> str:
     if given == MEMORY:
         return given
-    parts = urlsplit(given)
-    if "@" in parts.netloc:
+    try:
+        credentials = "@" in urlsplit(given).netloc
+        parse(given)
+        if any(map(str.isspace, given)):
+            raise ValueError("it holds white space")
+    except ValueError as error:
+        raise ValueError(f"is none of {_FORMS}: {error}") from error
+    if credentials:
         raise ValueError("credentials do not belong here: use sharing.username and .password")
-    hosts = parts.netloc.split(",")
-    sound = all(map(_HOSTS.fullmatch, hosts)) and not parts.fragment
-    several = parts.scheme in ("redis+sentinel", "redis+cluster")
-    match parts.scheme:
-        case "redis" | "rediss":
-            sound = sound and len(hosts) == 1 and _DATABASE.fullmatch(parts.path) is not None
-        case "redis+sentinel":
-            sound = sound and _SERVICE.fullmatch(parts.path) is not None
-        case "redis+cluster":
-            sound = sound and parts.path in ("", "/")
-        case "unix":
-            sound = not parts.netloc and len(parts.path) > 1
-        case _:
-            sound = False
-    if not sound or (parts.query and not several and parts.scheme != "unix"):
-        raise ValueError(f"is none of {_FORMS}")
     return given
 
 
@@ -102,5 +89,5 @@ def check_state(state: str, sharing: Sharing, workers: int, faults: Faults) -> N
         needless = sharing.model_fields_set - {"retention_seconds"}
         for key in sorted(needless):
             faults.add("nothing is shared with memory://: it would do nothing", "sharing", key)
-    elif sharing.tls is not None and not state.startswith(("rediss:", "redis+")):
-        faults.add("the state's URL is not rediss://: it would do nothing", "sharing", "tls")
+    elif sharing.tls is not None and not parse(state).tls:
+        faults.add("the state's URL is not rediss…: it would do nothing", "sharing", "tls")

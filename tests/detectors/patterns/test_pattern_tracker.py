@@ -144,6 +144,17 @@ def test_several_alarms_come_the_strongest_first():
 # --------------------------------------------------------------------- groups and lineages
 
 
+def test_a_lineage_that_others_made_says_so_of_a_client_without_evidence_of_its_own():
+    watch = tracker()
+    rows = probes(40)
+    assert send(watch, "a", rows[:-1]) is not None
+    found = watch.observe("b", "", rows[-1:], None, 50.0)
+    assert {(alarm.scope, alarm.shared) for alarm in found} == {(Scope.LINEAGE, True)}
+    again = watch.observe("a", "", probes(41)[-1:], None, 51.0)
+    lineages = [alarm for alarm in again if alarm.scope is Scope.LINEAGE]
+    assert lineages and not any(alarm.shared for alarm in lineages)
+
+
 def test_an_attack_spread_over_accounts_is_one_lineage():
     watch = tracker(clients=256)
     found = None
@@ -325,17 +336,19 @@ def test_an_attacker_cannot_clear_its_record_with_other_accounts():
     assert send(watch, "a", rows[10:], now=3.0) is not None
 
 
-def test_where_all_hold_evidence_newcomers_share_one_record():
+def test_where_all_hold_evidence_newcomers_do_not_answer_for_each_other():
     watch = tracker(clients=4)
     for index in range(4):
         send(watch, f"a{index}", probes(12, seed=index))
-    found = None
+    found = []
     for index, row in enumerate(probes(60, seed=9)):
-        alarms = watch.observe(f"new {index}", "", row[None], None, 5.0)
-        if any(alarm.scope is Scope.CLIENT for alarm in alarms):
-            found = index
-            break
-    assert found is not None
+        found += watch.observe(f"new {index}", "s", row[None], None, 5.0)
+    assert {alarm.scope for alarm in found} == {Scope.LINEAGE}, "only what they do together"
+    assert all(alarm.shared for alarm in found)
+    honest = [
+        watch.observe(f"own {i}", "s", r[None], None, 6.0) for i, r in enumerate(rows_of(3, 40))
+    ]
+    assert not any(honest)
     assert watch.sizes()["clients"] == 4
     assert watch.sizes()["overflow"] > 0
     assert watch.standing("new 0") is None

@@ -213,14 +213,16 @@ def test_states_that_workers_share():
         "unix:///run/redis.sock?db=2",
         "redis+sentinel://a:26379,b:26379,c/mymaster",
         "redis+cluster://a:6379,b:6379",
+        "rediss+cluster://a:6379",
     ]
     for url in urls:
         settings = make(state=url, workers=4, **SECRET)
         assert (settings.state, settings.workers) == (url, 4)
         assert set(faults(state=url, workers=4)) == {"client"}
     wrong = [
-        *("redis:", "redis://", "redis://a,b", "redis://a/x", "redis://a#b", "http://a", "a:6379"),
-        *("redis+sentinel://a:1", "redis+cluster://a/0", "unix://path", "unix:", "memory:/", ""),
+        *("redis:", "redis://a:99999", "unix:///a?password=x", "redis+cluster://a?x=1"),
+        *("redis://a,b", "redis://a/x", "redis://a#b", "http://a", "a:6379"),
+        *("redis+sentinel://a:1", "redis+cluster://a/1", "unix://path", "unix:", "memory:/", ""),
         *("redis://user:secret@host", "redis+cluster://:secret@host", "redis://a b"),
     ]
     for url in wrong:
