@@ -63,7 +63,8 @@ class Arena:
         once_a_scene: whether a query that resembles an earlier one of its client is a repetition.
         tracked: (1,) clients tracked now.
         p_values: (8,) of the last step; 1 where there is none.
-        told: (2,) of the last step: 1 if the row was new; the slot of the lineage that it answers for, or -1.
+        told: (2,) of the last step: 1 if the row was new; the slot of the lineage that it answers
+            for, or -1.
     """
 
     model: PatternModel

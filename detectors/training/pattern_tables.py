@@ -135,8 +135,6 @@ class _Tables:
 
     def add(self, statistic: int, values: Floats, *, row: bool) -> None:
         """Calibrates one statistic on its values at every query; NaN where it has none."""
-        # A direction is followed for a whole day: what is wrong about it does not average out.
-        doubt = 2.0 * DOUBT if statistic == DISCREPANCY else DOUBT
         valid = np.isfinite(values)
         single = valid & (self.alike != MIXED)
         common = float(np.quantile(values[single], CLASS_QUANTILE))
@@ -149,7 +147,7 @@ class _Tables:
                 if found.size >= SMALLEST_REGIME:
                     low, high = np.quantile(found, [0.5, CLASS_QUANTILE])
                     rows = np.unique(self.query[here & (self.alike == kind)]).size
-                    quantiles.append(high + doubt * (high - low) / math.sqrt(rows))
+                    quantiles.append(high + DOUBT * (high - low) / math.sqrt(rows))
             self.offsets[statistic, regime] = max(quantiles, default=common)
         rest = values[valid] - self.offsets[statistic, self.regime[valid]]
         self.knots[statistic], self.tails[statistic] = _tail(rest, self.rows, row)

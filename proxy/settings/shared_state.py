@@ -25,10 +25,10 @@ def _state(given: str) -> str:
     try:
         credentials = "@" in urlsplit(given).netloc
         parse(given)
-        if any(map(str.isspace, given)):
-            raise ValueError("it holds white space")
     except ValueError as error:
         raise ValueError(f"is none of {_FORMS}: {error}") from error
+    if any(map(str.isspace, given)):
+        raise ValueError("must not hold white space")
     if credentials:
         raise ValueError("credentials do not belong here: use sharing.username and .password")
     return given
