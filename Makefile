@@ -36,6 +36,7 @@ check: .venv/.project
 
 bench: .venv/.project .venv-envoy/.installed
 	.venv/bin/python -m loadtest.bench $(ARGS)
+	.venv/bin/python -m loadtest.pattern_cost
 
 # An environment that cannot be had here is no failure: its tests skip, and say why.
 real: .venv/.project

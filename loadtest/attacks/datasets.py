@@ -21,8 +21,8 @@ Labels = npt.NDArray[np.int64]
 
 DATA: Final = Path(__file__).parents[3] / "shared" / "data"
 """Where the tables lie, beside the repository; sets whose file is absent are unavailable."""
-DEVELOPMENT: Final = 0
-"""The split that constants may be tuned on. Figures are reported on other ones."""
+DEVELOPMENT: Final = frozenset({0, *range(10, 20)})
+"""The splits that constants may be tuned on. Figures are reported on other ones."""
 
 
 class Unavailable(Exception):  # noqa: N818 - a condition, with its reason as the message

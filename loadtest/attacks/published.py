@@ -95,7 +95,7 @@ ATTACKS: Final[dict[str, Build]] = {
     "square": _square,
 }
 STEPPING: Final = ("simba", "square")
-MOST_BASES: Final = 120
+MOST_BASES: Final = 80
 
 
 def attack(victim: Victim, name: str, base: Singles, seed: int) -> Trace:
