@@ -27,7 +27,6 @@ from detectors.bundle import Bundle
 from proxy.admin.listener import AdminListener
 from proxy.build import (
     BuildError,
-    Generation,
     Shared,
     build,
     listener_address,
@@ -36,6 +35,7 @@ from proxy.build import (
 )
 from proxy.descriptors import raise_limit
 from proxy.endpoint import Endpoint
+from proxy.generation import Generation
 from proxy.http.address import Address
 from proxy.http.downstream import Listener
 from proxy.memory import return_memory

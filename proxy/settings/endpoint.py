@@ -17,6 +17,7 @@ from pydantic import (
 
 from proxy import rules
 from proxy.decision import FailureMode, Mode
+from proxy.settings.client_tls import ClientTls
 from proxy.settings.fields import (
     Bytes,
     FilePath,
@@ -171,26 +172,11 @@ class Timeouts(Section):
         return self
 
 
-class UpstreamTls(Section):
+class UpstreamTls(ClientTls):
     """TLS to the model server."""
 
-    ca: FilePath | None = None
-    """Certificates (PEM) that may sign the server's; none: the system's."""
-    certificate: FilePath | None = None
-    """Our client certificate chain (PEM)."""
-    key: FilePath | None = None
-    """Our client certificate's private key (PEM)."""
     server_name: ServerName | None = None
     """The name that the server's certificate must carry; none: the upstream's host."""
-
-    @model_validator(mode="after")
-    def _check(self) -> UpstreamTls:
-        faults = Faults()
-        if (self.certificate is None) is not (self.key is None):
-            given, lacking = ("certificate", "key") if self.certificate else ("key", "certificate")
-            faults.add(f"{given} needs a {lacking} beside it", given)
-        faults.report()
-        return self
 
 
 class Quota(Section):

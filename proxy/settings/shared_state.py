@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from proxy.settings.fields import FilePath, Seconds
+from proxy.settings.client_tls import ClientTls
+from proxy.settings.fields import Seconds
 from proxy.settings.secret import Password
 from proxy.settings.section import Faults, Section
 from proxy.state.redis.address import parse
@@ -38,24 +39,8 @@ StateUrl = Annotated[str, AfterValidator(_state)]
 """Where quotas and sketches are kept."""
 
 
-class SharingTls(Section):
+class SharingTls(ClientTls):
     """TLS to the shared state."""
-
-    ca: FilePath | None = None
-    """Certificates (PEM) that may sign the server's; none: the system's."""
-    certificate: FilePath | None = None
-    """Our client certificate chain (PEM)."""
-    key: FilePath | None = None
-    """Our client certificate's private key (PEM)."""
-
-    @model_validator(mode="after")
-    def _check(self) -> SharingTls:
-        faults = Faults()
-        if (self.certificate is None) is not (self.key is None):
-            given, lacking = ("certificate", "key") if self.certificate else ("key", "certificate")
-            faults.add(f"{given} needs a {lacking} beside it", given)
-        faults.report()
-        return self
 
 
 class Sharing(Section):

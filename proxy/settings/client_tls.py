@@ -1,0 +1,30 @@
+"""What TLS to a server of ours takes."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from proxy.settings.fields import FilePath
+from proxy.settings.section import Faults, Section
+
+
+class ClientTls(Section):
+    """TLS to a server."""
+
+    ca: FilePath | None = None
+    """Certificates (PEM) that may sign the server's; none: the system's."""
+    certificate: FilePath | None = None
+    """Our client certificate chain (PEM)."""
+    key: FilePath | None = None
+    """Our client certificate's private key (PEM)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        faults = Faults()
+        if (self.certificate is None) is not (self.key is None):
+            given, lacking = ("certificate", "key") if self.certificate else ("key", "certificate")
+            faults.add(f"{given} needs a {lacking} beside it", given)
+        faults.report()
+        return self
