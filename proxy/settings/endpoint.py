@@ -231,7 +231,8 @@ class Patterns(Section):
     clients: Annotated[int, Field(ge=16, le=10**6)] = 10_000
     """Clients whose queries a worker keeps at hand, at up to 16 KB each."""
     coverage_limit: Fraction | None = None
-    """The share of the honest input space that one client may visit; none: it is only told."""
+    """The share of the honest input space that one client may visit before the first step of
+    ``on_pattern`` is taken; none: it is only told."""
     throttle_seconds: Seconds = 10.0
     """From one row to the next of a client that is throttled."""
 
