@@ -330,6 +330,7 @@ def _policy(endpoint: EndpointSettings, identify: Identifier) -> Policy:
         failure_mode=endpoint.failure_mode,
         on_outlier=Action(endpoint.on_outlier),
         ladder=tuple(map(Action, endpoint.on_pattern)),
+        lineages_climb=endpoint.patterns.lineages == "climb",
         block_fraction=endpoint.block_fraction,
         settings={
             rule: RuleSetting(
@@ -413,7 +414,7 @@ def _habit(
         endpoint.name,
         bundle and bundle.digest,
         endpoint.client_alarm_budget,
-        endpoint.patterns.model_copy(update={"throttle_seconds": None}),
+        endpoint.patterns.model_copy(update={"throttle_seconds": None, "lineages": None}),
         settings.sharing,
     )
 

@@ -105,6 +105,8 @@ class Policy:
         on_outlier: the action for a request of outliers.
         ladder: what is done about a pattern, a step further with each ``CLIMB`` of evidence; empty:
             it is recorded.
+        lineages_climb: whether all steps are for a client, too, that has no evidence of its own but
+            whose query descends from others' attack.
         block_fraction: a request is an outlier if more than this fraction of its rows is flagged;
             0.0 means any row.
         settings: rules that depart from the mode, by rule id.
@@ -114,6 +116,7 @@ class Policy:
     failure_mode: FailureMode = FailureMode.DENY
     on_outlier: Action = Action.BLOCK
     ladder: tuple[Action, ...] = (Action.SHAPE, Action.THROTTLE, Action.BLOCK)
+    lineages_climb: bool = False
     block_fraction: float = 0.0
     settings: Mapping[str, RuleSetting] = field(default_factory=dict)
 
@@ -134,7 +137,7 @@ class Policy:
         """The finding that an alarm is, with the step of the ladder that its evidence leads to."""
         if alarm.scope is Scope.ENDPOINT:
             action = Action.ALLOW  # what all clients do together is no one's fault
-        elif alarm.shared:
+        elif alarm.shared and not self.lineages_climb:
             # Others may have probed around an input for its sender to be refused.
             action = Action.SHAPE if Action.SHAPE in self.ladder else Action.ALLOW
         else:

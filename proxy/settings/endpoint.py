@@ -233,6 +233,11 @@ class Patterns(Section):
     coverage_limit: Fraction | None = None
     """The share of the honest input space that one client may visit before the first step of
     ``on_pattern`` is taken; none: it is only told."""
+    lineages: Literal["shape", "climb"] = "shape"
+    """What becomes of a client without evidence of its own whose query descends from others'
+    attack. ``shape``: coarse answers at most, so that nobody can have another's input refused.
+    ``climb``: all steps of ``on_pattern``, which stops attackers who use each account for few
+    queries."""
     throttle_seconds: Seconds = 10.0
     """From one row to the next of a client that is throttled."""
 

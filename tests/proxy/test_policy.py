@@ -229,6 +229,8 @@ def test_a_client_without_evidence_of_its_own_is_not_refused_for_what_others_did
     hard = Policy(ladder=(Action.BLOCK,))
     assert decide(hard, hard.pattern(shared)).enforced is Action.ALLOW
     assert decide(hard, hard.pattern(replace(shared, shared=False))).enforced is Action.BLOCK
+    climbing = Policy(lineages_climb=True)
+    assert decide(climbing, climbing.pattern(shared)).enforced is Action.BLOCK
 
 
 def test_a_throttled_client_is_shaped_while_it_may_send_and_waits_otherwise():
