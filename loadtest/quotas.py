@@ -50,7 +50,7 @@ class Load:
     client_quota: Quota = Quota()  # noqa: RUF009 - a value
     rows: int = 1
     requests_per_second: float = 0.0
-    wait_seconds: float = 0.005
+    wait_seconds: float = 0.02
     seed: int = 0
 
 
@@ -318,7 +318,7 @@ def measure(load: Load, chaos: str, folder: Path, binary: str | None = None) -> 
 @click.option("--client-burst", default=50, show_default=True)
 @click.option("--rows", default=1, show_default=True, help="The most that a request holds.")
 @click.option("--requests", default=0.0, show_default=True, help="A second and client; 0: all.")
-@click.option("--wait-ms", default=5.0, show_default=True, help="That a request waits at most.")
+@click.option("--wait-ms", default=20.0, show_default=True, help="That a request waits at most.")
 @click.option("--chaos", default="none", type=click.Choice([*_CHAOS, *_TOPOLOGIES]))
 @click.option("--binary", type=click.Choice(list(BINARIES)), help="Which Redis.")
 @click.option("--seed", default=0, show_default=True)

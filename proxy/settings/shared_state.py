@@ -52,8 +52,10 @@ class Sharing(Section):
     """Its password: ``${REDIS_PASSWORD}``."""
     tls: SharingTls | None = None
     """TLS to ``rediss://``, where the system's certificates do not suffice."""
-    wait_seconds: Annotated[float, Field(ge=0.001, le=1, allow_inf_nan=False)] = 0.005
-    """The longest that a request waits for the shared state: once a client and lease."""
+    wait_seconds: Annotated[float, Field(ge=0.001, le=1, allow_inf_nan=False)] = 0.02
+    """The longest that a request waits for the shared state: once a client and lease. A lease that
+    comes later leaves the request to this worker's share of the quota, which can admit rows that
+    the others do not know of yet: too short a wait costs exactness."""
     sync_seconds: Annotated[float, Field(ge=0.01, le=60, allow_inf_nan=False)] = 0.05
     """How often what was learnt about clients is exchanged."""
     lease_seconds: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] = 0.5

@@ -63,7 +63,7 @@ class RedisState:
         username: str | None = None,
         password: str | None = None,
         tls: tuple[Path | None, Path | None, Path | None] | None = None,
-        wait_seconds: float = 0.005,
+        wait_seconds: float = 0.02,
         lease_seconds: float = 0.5,
         retention_seconds: float = DAY_SECONDS,
         most: int = 100_000,
