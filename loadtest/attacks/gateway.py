@@ -40,6 +40,8 @@ class Gateway:
         victim: the model.
         guard, tracker: the detectors; None: nothing stands in the way.
         ladder: what is done about a pattern.
+        lineages_climb: whether a lineage's alarm climbs the ladder too, or is answered with
+            ``shape`` at most.
         now: seconds; a query takes ``PACE``.
         sent: queries so far.
         refused: of these, how many had no answer.
@@ -51,6 +53,7 @@ class Gateway:
     guard: Guard | None = None
     tracker: Tracker | None = None
     ladder: tuple[Action, ...] = SILENT
+    lineages_climb: bool = False
     now: float = 0.0
     sent: int = 0
     refused: int = 0
@@ -76,7 +79,7 @@ class Gateway:
     def _action(self, client: str, subnet: str, rows: Singles) -> Action:
         if self.tracker is None or self.guard is None:
             return Action.ALLOW
-        policy = Policy(ladder=self.ladder)
+        policy = Policy(ladder=self.ladder, lineages_climb=self.lineages_climb)
         p_values = self.guard.p_values(rows)
         alarms = self.tracker.observe(client, subnet, rows, p_values, self.now)
         if not self.first_alarm and any(alarm.scope in BLAMED for alarm in alarms):

@@ -25,6 +25,12 @@ ADAPTIVE_BUDGET: Final = 1000
 ADAPTIVE_RUNS: Final = 10
 MANNERS: Final = ((1, True), (100, True), (100, False))
 """Accounts, and whether the attacker pads."""
+ANSWERS: Final = {
+    "silent": (SILENT, False),
+    "silent, lineages climb": (SILENT, True),
+    "immediate": (IMMEDIATE, False),
+}
+"""The ladder, and whether lineages climb it: to one account that makes no difference."""
 
 Row = dict[str, Any]
 
@@ -147,12 +153,12 @@ def adapting(study: Study, quick: bool) -> list[Row]:
                 quickly += 1
             else:
                 chosen.append(number)
-        for ladder, speech in ((SILENT, "silent"), (IMMEDIATE, "immediate")):
-            for count, pads in MANNERS:
+        for answer, (ladder, climb) in ANSWERS.items():
+            for count, pads in MANNERS[1:] if climb else MANNERS:
                 won = 0
                 for number in chosen:
                     tracker = study.guard.tracker(clients=256)
-                    gateway = Gateway(study.victim, study.guard, tracker, ladder)
+                    gateway = Gateway(study.victim, study.guard, tracker, ladder, climb)
                     attacker = _attacker(
                         study, gateway, bases[number], number, count=count, pads=pads
                     )
@@ -160,7 +166,7 @@ def adapting(study: Study, quick: bool) -> list[Row]:
                 rows.append(
                     {
                         "way": way,
-                        "ladder": speech,
+                        "ladder": answer,
                         "accounts": count,
                         "pads": pads,
                         "runs": len(chosen),

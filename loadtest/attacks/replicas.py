@@ -13,7 +13,7 @@ from detectors.patterns.exchange import Delta, Layout, Merged
 from detectors.patterns.layout import ENTRY, RING, SHARED
 from detectors.patterns.tracker import PatternTracker
 from loadtest.attacks.guard import BLAMED, PACE, Found, Guard
-from loadtest.attacks.mixing import Traffic, interleaved
+from loadtest.attacks.mixing import WARM_UP, Traffic, interleaved
 from loadtest.attacks.study import Study
 from proxy.state.memory_sketches import MemorySketches
 
@@ -87,8 +87,12 @@ def recognise_over(
 def largest_difference(
     guard: Guard, replicas: Replicas, alone: PatternTracker, traffic: Traffic
 ) -> float:
-    """Nats by which a client's evidence over replicas ever differs from that at one tracker, with
-    an exchange after every query."""
+    """Nats by which a client's evidence over replicas ever differs from that at one tracker after
+    the warm-up, with an exchange after every query.
+
+    A replica that meets a client for the first time judges that one query without what the others
+    know; the exchange that follows brings it.
+    """
     p_values = guard.p_values(traffic.rows)
     largest = 0.0
     for number, client in enumerate(traffic.clients):
@@ -106,7 +110,7 @@ def largest_difference(
         expected = alone.standing(client)
         for one in replicas.trackers:
             found = one.standing(client)
-            if found is not None and expected is not None:
+            if number >= WARM_UP and found is not None and expected is not None:
                 for family, level in expected.evidence.items():
                     largest = max(largest, abs(found.evidence[family] - level))
     return largest
