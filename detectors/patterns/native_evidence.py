@@ -92,7 +92,8 @@ def excess(table: Whole, record: int, index: int, family: int) -> Any:
 
 @jit
 def add(table: Whole, record: int, index: int, family: int, increment: float) -> None:
-    increment = min(increment, HEADROOM - excess(table, record, index, family))
+    # What others have added may stand above it already: each taking it back would fall too far.
+    increment = min(increment, max(HEADROOM - excess(table, record, index, family), 0.0))
     offset = index * EVIDENCE + family
     levels = f8(table[record + at.R_LEVELS], offset + 1)
     totals = f8(table[record + at.R_TOTALS], offset + 1)
@@ -207,7 +208,7 @@ def descend(
         level = max(levels[index] - max(now - seen[index], 0.0) * numbers[at.RECOVERY], 0.0)
         seen[index] = now
         increment = math.log(1.0 - LINEAGE_STAKE + LINEAGE_STAKE * bet)
-        increment = min(increment, lineage_threshold(table, numbers) + HEADROOM - level)
+        increment = min(increment, max(lineage_threshold(table, numbers) + HEADROOM - level, 0.0))
         levels[index] = max(level + increment, 0.0)
         totals[index] += increment
         peaks[index] = max(peaks[index] + increment, 0.0)

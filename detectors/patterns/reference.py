@@ -172,7 +172,8 @@ def step(  # noqa: PLR0917 - as the compiled one, which binds no keywords cheapl
     for (records, index), value in zip(concerned, witnesses, strict=True):
         bets[DISCREPANCY], _ = evidence.bet(model, DISCREPANCY, value, regime)
         extraction = evidence.increment(arena.mix[EXTRACTION], bets, evidence.STAKE)
-        top = evidence.HEADROOM - excesses(arena, records, index)
+        # What others have added may stand above it already: each taking it back would fall too far.
+        top = np.maximum(evidence.HEADROOM - excesses(arena, records, index), 0.0)
         add(records, (index, PROBING), min(probing, float(top[PROBING])))
         add(records, (index, EXTRACTION), min(extraction, float(top[EXTRACTION])))
         for sums in (records.sums, records.pending):
@@ -339,7 +340,7 @@ def descend(arena: Arena, neighbour: int, query: Query, bets: Floats, now: float
         lineages.seen[index] = now
         increment = float(np.log(1.0 - evidence.LINEAGE_STAKE + evidence.LINEAGE_STAKE * bet))
         room = lineage_threshold(arena) + evidence.HEADROOM - float(lineages.levels[index])
-        add(lineages, index, min(increment, room))
+        add(lineages, index, min(increment, max(room, 0.0)))
         lineages.dirty[index] = 1
     inherits = descends and index >= 0
     arena.told[JOINED] = index if inherits and bet > evidence.CLOSE else -1
