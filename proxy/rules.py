@@ -80,6 +80,7 @@ _COSTLY = "AML.T0034.001"  # Cost Harvesting: resource-intensive queries
 _EVADE = "AML.T0015"  # Evade AI Model
 _CRAFT = "AML.T0043"  # Craft Adversarial Data
 _ACCESS = "AML.T0040"  # AI Model Inference API Access
+_TRANSFER = "AML.T0043.002"  # Craft Adversarial Data: transfer
 _BLACK_BOX = "AML.T0043.001"  # Craft Adversarial Data: black-box optimisation
 _VERIFY = "AML.T0042"  # Verify Attack
 _EXTRACT = "AML.T0024.002"  # Exfiltration via AI Inference API: extract AI model
@@ -124,6 +125,10 @@ CONTRACT_UNKNOWN = _rule(204, 503, "model contract not known yet", "The contract
 # BZ-3xx: outliers. The input is unlike the honest data.
 OUTLIER = _rule(300, 403, "request refused", "The merged outlier score passed the calibrated threshold.", _EVADE, _CRAFT)
 DETECTOR_FAULT = _rule(390, 503, "request cannot be inspected", "A detector failed or returned a score that is not finite; the failure mode decided.")
+
+# BZ-4xx: agreement. The model's answer is unlike those that such inputs get.
+DISAGREEMENT = _rule(400, 403, "request refused", "The input and the model's answer do not go together: the merged score over both passed the calibrated threshold.", _EVADE, _CRAFT, _TRANSFER)
+AGREEMENT_FAULT = _rule(490, 503, "request cannot be inspected", "An agreement detector failed, its score is not finite, or the answer lacks what it needs; the failure mode decided.")
 
 # BZ-5xx: patterns. The sequence of a client's queries is unlike any honest client's.
 PROBING_CLIENT = _rule(500, 403, "request refused", "The client's queries step around a point as a black-box attack does.", _BLACK_BOX, _VERIFY, _EVADE)

@@ -17,6 +17,7 @@ from pydantic import (
 
 from proxy import rules
 from proxy.decision import FailureMode, Mode
+from proxy.settings.answers import Answer, Capture, SecondOpinion, Shaping
 from proxy.settings.client_tls import ClientTls
 from proxy.settings.fields import (
     Bytes,
@@ -62,6 +63,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 _SCORING = (
     *("false_positive_budget", "confidence", "on_outlier", "block_fraction"),
     *("client_alarm_budget", "on_pattern", "patterns"),
+    *("answer", "on_disagreement", "second_opinion"),
 )
 """Keys that do nothing without a bundle."""
 
@@ -290,6 +292,17 @@ class Endpoint(Section):
     model; ``throttle`` lets a row pass now and then; ``block`` refuses. None: it is recorded."""
     patterns: Patterns = Patterns()
     """How patterns are watched."""
+    answer: Answer = Answer()
+    """How the model's answer is read."""
+    on_disagreement: Literal["block", "shape", "allow"] = "block"
+    """What becomes of an answer that does not go with its input: ``block`` refuses it, ``shape``
+    makes it coarse, ``allow`` records it."""
+    second_opinion: SecondOpinion = SecondOpinion()
+    """Whether the model is asked again about a suspicious row."""
+    shaping: Shaping = Shaping()
+    """What a shaped answer looks like."""
+    capture: Capture | None = None
+    """A sample of live traffic, for ``bartizan record``; none: nothing is captured."""
     failure_mode: FailureMode = Field(
         default_factory=lambda data: (
             FailureMode.ALLOW if data.get("mode") is Mode.MONITOR else FailureMode.DENY
