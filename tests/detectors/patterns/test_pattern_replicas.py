@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pattern_subjects import honest, probes, send, tracker
 
+from detectors.patterns.evidence import HEADROOM
 from detectors.patterns.exchange import Delta, Merged, Stretch
 from detectors.patterns.exchanging import ExchangeError
 from detectors.patterns.layout import CELLS, ENTRY, SUMS
@@ -250,3 +251,18 @@ def test_what_is_malformed_is_refused_and_changes_nothing(case):
 def test_what_is_not_tracked_here_is_passed_over():
     tracker().merge([Merged("client:x", (1.0, 1.0)), Merged("subnet:x"), Merged("lineage:ff")])
     assert isinstance(tracker().drain(2)[0], Delta)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "native"])
+def test_a_level_that_others_brought_above_the_cap_is_not_taken_back(engine):
+    """Each replica that did would take the whole excess, and a blocked attacker would climb down."""
+    watch = tracker(engine=engine)
+    send(watch, "a", probes(40))
+    watch.drain(100)
+    cap = watch.standing("a").thresholds["probing"] + HEADROOM
+    above = cap + 12.0
+    watch.merge([Merged("client:a", (above, 0.0))])
+    assert watch.standing("a").evidence["probing"] == pytest.approx(above)
+    for row in probes(44)[40:]:
+        assert watch.observe("a", "", row[None], None, 4.0)
+    assert watch.standing("a").evidence["probing"] == pytest.approx(above, abs=0.1)
