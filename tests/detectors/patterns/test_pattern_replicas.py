@@ -255,7 +255,7 @@ def test_what_is_not_tracked_here_is_passed_over():
 
 @pytest.mark.parametrize("engine", ["numpy", "native"])
 def test_a_level_that_others_brought_above_the_cap_is_not_taken_back(engine):
-    """Each replica that did would take the whole excess, and a blocked attacker would climb down."""
+    """Each replica would take back the whole excess, and a blocked attacker would climb down."""
     watch = tracker(engine=engine)
     send(watch, "a", probes(40))
     watch.drain(100)
