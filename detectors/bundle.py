@@ -11,52 +11,35 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from detectors.calibration import BudgetError, Calibration, Tail, threshold_rank
-from detectors.container import ContainerError, npy_header, read_container, write_container
-from detectors.golden import (
-    GOLDEN_PATTERNS,
-    GOLDEN_SCORES,
-    Arrays,
-    golden_scores,
-    golden_stream,
-    patterns_hold,
-    scores_hold,
-)
-from detectors.manifest import (
-    MANIFEST_CAP,
-    PATTERNS_VERSION,
-    SCHEMA_VERSION,
-    ArrayEntry,
-    CalibrationEntry,
-    DetectorEntry,
-    Dtype,
-    Manifest,
-    ManifestError,
-    PatternsEntry,
-    TailEntry,
-    TrainingEntry,
-    decode_manifest,
-)
-from detectors.outlier import REGISTRY, IsolationForest, OutlierDetector
-from detectors.outlier.projection import Projection
+from detectors import bundle_agreement, bundle_scorer
+from detectors.agreement.scorer import AnswerScorer
+from detectors.container import ContainerError, npy_header, read_container
+from detectors.examples import Examples
+from detectors.golden import answers_hold, embedding_holds, patterns_hold, scores_hold
+from detectors.manifest import MANIFEST_CAP, Manifest, ManifestError, decode_manifest
 from detectors.patterns.model import PatternModel
 from detectors.scorer import Engine, ScoreFault, Scorer
-from detectors.signing import SigningError, sign, verify
+from detectors.shelf import Shelf
+from detectors.signing import SigningError, verify
+
+if TYPE_CHECKING:
+    from detectors.embedding import Embedding
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 PATTERNS_CAP: Final = 64 << 20
 """Bytes of the patterns' arrays, all together."""
-_PATTERNS: Final = "patterns/"
+PATTERNS: Final = "patterns/"
+EMBEDDING: Final = "embedding/"
+"""What the names of these parts' arrays begin with."""
 _NOT_GOLDEN: Final = "the golden vectors do not come out as they did when the bundle was fitted"
-_DTYPES: Final[frozenset[str]] = frozenset(get_args(Dtype))
 
 
 class BundleError(ValueError):
@@ -70,10 +53,16 @@ class Bundle:
     Attributes:
         digest: SHA-256 of the manifest, in hexadecimal; it covers every array.
         manifest: what is inside.
-        scorer: ready to serve, under the budget that the bundle was fitted for.
-        patterns: of clients over time; None if the bundle was fitted without.
+        scorer: of the input, ready to serve, under the budget that the bundle was fitted for.
+            Where there is agreement, the budget is kept over both, and the scorer flags above
+            ``agreement.input_threshold``.
         signature: ``none``; ``unverified`` if there was no key to check it with; ``verified``.
         signer: the fingerprint of the key that verified it, or "".
+        patterns: of clients over time, who see rows as on the wire; None if fitted without.
+        agreement: what needs the model's answer; None if fitted without.
+        embedding: what maps rows to those that scorer and agreement take; None: the rows
+            themselves.
+        examples: honest rows that were kept; None: none.
     """
 
     digest: str
@@ -82,23 +71,35 @@ class Bundle:
     signature: Literal["none", "unverified", "verified"]
     signer: str = ""
     patterns: PatternModel | None = None
+    agreement: AnswerScorer | None = None
+    embedding: Embedding | None = None
+    examples: Examples | None = None
 
+    @property
+    def features(self) -> int:
+        """d: the number of features of a row on the wire."""
+        return self.manifest.features
 
-@dataclass(frozen=True, slots=True)
-class FittedPatterns:
-    """Patterns, ready to be written.
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row, (28, 28) of an image; (d,) if it has none of its own."""
+        layout = self.manifest.layout
+        if layout is None or len(layout) != 1:
+            return (self.features,)
+        return tuple(layout[0].shape)
 
-    Attributes:
-        model: what was fitted.
-        budget: the share of honest client-days that may alarm, which the rows support.
-        space: rows that fitted it.
-        streams: other rows, which its honest streams were drawn from.
-    """
+    def with_budget(self, alpha: float, delta: float) -> Bundle:
+        """The same bundle under another budget and confidence (1 - delta), input and answer.
 
-    model: PatternModel
-    budget: float
-    space: int
-    streams: int
+        Raises:
+            BudgetError: if the calibration rows are too few; says how many it takes.
+        """
+        agreement, flag_above = self.agreement, None
+        if agreement is not None:
+            agreement = agreement.with_budget(alpha, delta)
+            flag_above = agreement.input_threshold
+        scorer = self.scorer.with_budget(alpha, delta, flag_above=flag_above)
+        return replace(self, scorer=scorer, agreement=agreement)
 
 
 def load_bundle(
@@ -129,107 +130,37 @@ def load_bundle(
     signature, signer = _check_signature(data, members.pop(SIGNATURE, None), trusted_keys)
     try:
         manifest = decode_manifest(data)
-        arrays = _read_arrays(manifest, members)
-        scorer = _build(manifest, arrays, engine)
-        patterns = _patterns(manifest, arrays, engine)
+        shelf = Shelf(_read_arrays(manifest, members))
+        embedding = _embedding(manifest, shelf)
+        scorer, agreement = _scorers(manifest, shelf, embedding, engine)
+        patterns = _patterns(manifest, shelf, engine)
+        examples = _examples(manifest, shelf)
+        shelf.check_empty()
     except BundleError:
         raise
-    except (ManifestError, ValueError, TypeError, IndexError, OverflowError, ScoreFault) as error:
+    except (
+        ManifestError,
+        ValueError,
+        TypeError,
+        IndexError,
+        OverflowError,
+        ImportError,  # of what an embedding needs
+        ScoreFault,
+    ) as error:
         raise BundleError(f"{error}") from error
     except KeyError as error:
         raise BundleError(f"array {error} is missing") from error
-    digest = hashlib.sha256(data).hexdigest()
-    return Bundle(digest, manifest, scorer, signature, signer, patterns)
-
-
-def save_bundle(
-    path: str | Path,
-    scorer: Scorer,
-    training: TrainingEntry,
-    *,
-    patterns: FittedPatterns | None = None,
-    created: str,
-    created_by: str,
-    libraries: Mapping[str, str],
-    feature_names: Sequence[str] | None = None,
-    fitted_with: Mapping[str, Mapping[str, int | float | str]] | None = None,
-    signing_key: bytes | None = None,
-) -> str:
-    """Writes a scorer as a bundle, atomically, and returns its digest.
-
-    Args:
-        path: where to; an existing file is replaced once the new one is complete.
-        scorer: what to write.
-        training: where it came from.
-        patterns: of clients over time, to go with it.
-        created: RFC 3339, UTC.
-        created_by: program and version.
-        libraries: versions that took part.
-        feature_names: in order, if known.
-        fitted_with: each kind's settings, for the reader.
-        signing_key: an Ed25519 private key, PEM.
-
-    Raises:
-        BundleError: if the patterns are too large.
-        SigningError: if the key cannot be used.
-        OSError: if the file cannot be written.
-    """
-    arrays = _dismantle(scorer)
-    entry = None
-    if patterns is not None:
-        parameters, own = patterns.model.parts()
-        _check_size(own)
-        arrays |= {f"{_PATTERNS}{name}": array for name, array in own.items()}
-        arrays |= golden_stream(scorer, patterns.model)
-        entry = PatternsEntry(
-            parameters=parameters,
-            budget=patterns.budget,
-            space=patterns.space,
-            streams=patterns.streams,
-        )
-    calibration = scorer.calibration
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION if patterns is None else PATTERNS_VERSION,
-        created=created,
-        created_by=created_by,
-        libraries=dict(libraries),
-        features=scorer.features,
-        feature_names=None if feature_names is None else list(feature_names),
-        detectors=[
-            DetectorEntry(
-                kind=detector.name,
-                parameters=_parameters(detector),
-                tail=TailEntry(shape=tail.shape, scale=tail.scale),
-                fitted_with=dict((fitted_with or {}).get(detector.name, {})),
-            )
-            for detector, tail in zip(scorer.detectors, scorer.tails, strict=True)
-        ],
-        calibration=CalibrationEntry(
-            rows=calibration.scores.size,
-            alpha=calibration.alpha,
-            delta=calibration.delta,
-            rank=calibration.rank,
-            threshold=calibration.threshold,
-        ),
-        training=training,
-        patterns=entry,
-        arrays={
-            name: ArrayEntry(
-                dtype=_dtype(array),
-                shape=list(array.shape),
-                sha256=hashlib.sha256(array.tobytes()).hexdigest(),
-            )
-            for name, array in arrays.items()
-        },
+    return Bundle(
+        hashlib.sha256(data).hexdigest(),
+        manifest,
+        scorer,
+        signature,
+        signer,
+        patterns,
+        agreement,
+        embedding,
+        examples,
     )
-    data = manifest.encode()
-    members = {MANIFEST: data}
-    if signing_key is not None:
-        members[SIGNATURE] = sign(data, signing_key)
-    for name, array in arrays.items():
-        members[f"{name}.npy"] = npy_header(_dtype(array), array.shape) + array.tobytes()
-    write_container(Path(path), members)
-    return hashlib.sha256(data).hexdigest()
 
 
 def _check_signature(
@@ -268,115 +199,72 @@ def _read_arrays(manifest: Manifest, members: Mapping[str, bytes]) -> dict[str, 
     return arrays
 
 
-def _build(manifest: Manifest, arrays: Arrays, engine: Engine) -> Scorer:
-    projection: Projection | None = None
-    expected = {"calibration/scores", *GOLDEN_SCORES}
-    if manifest.patterns is not None:
-        expected |= {name for name in arrays if name.startswith(_PATTERNS)} | GOLDEN_PATTERNS
-    detectors: list[OutlierDetector] = []
-    tails: list[Tail] = []
-    for entry in manifest.detectors:
-        kind = REGISTRY.get(entry.kind)
-        if kind is None:
-            raise BundleError(f"{entry.kind!r} is not a detector that this program knows")
-        own = {
-            name.split("/", 1)[1]: array
-            for name, array in arrays.items()
-            if name.split("/", 1)[0] == entry.kind
-        }
-        given: dict[str, Any] = {**entry.parameters, **own}
-        if not issubclass(kind, IsolationForest):
-            if projection is None:
-                parts = {part: arrays[f"projection/{part}"] for part in ("mean", "scale", "basis")}
-                projection = Projection(**parts)
-                expected |= {f"projection/{part}" for part in parts}
-            given["projection"] = projection
-        wanted = {field.name for field in fields(kind) if field.init}
-        if set(given) != wanted or len(given) < len(own) + len(entry.parameters):
-            raise BundleError(f"{entry.kind}: expected {sorted(wanted)}, got {sorted(given)}")
-        detectors.append(kind(**given))
-        tail = f"tail/{entry.kind}"
-        knots, evidence = arrays[f"{tail}/knots"], arrays[f"{tail}/evidence"]
-        tails.append(Tail(knots, evidence, entry.tail.shape, entry.tail.scale))
-        expected |= {f"{tail}/knots", f"{tail}/evidence"} | {f"{entry.kind}/{name}" for name in own}
-    if set(arrays) != expected:
-        raise BundleError(f"array {min(set(arrays) ^ expected)!r} is missing or unknown")
-    if any(detector.features != manifest.features for detector in detectors):
+def _scorers(
+    manifest: Manifest, shelf: Shelf, embedding: Embedding | None, engine: Engine
+) -> tuple[Scorer, AnswerScorer | None]:
+    """What scores the input, and what scores it with the answer."""
+    features = manifest.features if embedding is None else embedding.outputs
+    calibration = bundle_scorer.read_calibration(manifest.calibration, shelf["calibration/scores"])
+    agreement = None
+    if manifest.agreement is not None:
+        agreement = bundle_agreement.assemble(manifest.agreement, shelf, features, calibration)
+    scorer = bundle_scorer.assemble(
+        manifest.detectors,
+        shelf,
+        calibration,
+        flag_above=None if agreement is None else agreement.input_threshold,
+        engine=engine,
+    )
+    if scorer.features != features:
         raise BundleError("a detector is for another number of features than the manifest")
-    scorer = Scorer(detectors, tails, _calibration(manifest, arrays), engine=engine)
-    if not scores_hold(scorer, arrays):
+    if not scores_hold(scorer, shelf):
         raise BundleError(_NOT_GOLDEN)
-    return scorer
+    if agreement is not None and not answers_hold(agreement, shelf):
+        raise BundleError(f"agreement: {_NOT_GOLDEN}")
+    return scorer, agreement
 
 
-def _calibration(manifest: Manifest, arrays: Arrays) -> Calibration:
-    entry, scores = manifest.calibration, arrays["calibration/scores"]
-    if scores.dtype != np.float64 or scores.ndim != 1 or scores.size != entry.rows:
-        raise BundleError("the calibration scores are not as many as the manifest says")
-    try:
-        rank = threshold_rank(scores.size, entry.alpha, entry.delta)
-    except BudgetError as error:
-        raise BundleError(f"the manifest promises too much: {error}") from error
-    calibration = Calibration.of(scores, entry.alpha, entry.delta)
-    if (
-        rank != entry.rank
-        or calibration.threshold != entry.threshold
-        or not np.array_equal(calibration.scores, scores)
-    ):
-        raise BundleError("threshold and calibration scores do not belong together")
-    return calibration
+def _embedding(manifest: Manifest, shelf: Shelf) -> Embedding | None:
+    entry = manifest.embedding
+    if entry is None:
+        return None
+    from detectors.embedding import Embedding  # noqa: PLC0415 - what it needs is an extra
+
+    embedding = Embedding.of_parts(dict(entry.parameters), shelf.under(EMBEDDING))
+    if (embedding.features, embedding.outputs) != (manifest.features, entry.outputs):
+        raise BundleError("the embedding is not of the size that the manifest says")
+    if not embedding_holds(embedding, shelf):
+        raise BundleError(f"embedding: {_NOT_GOLDEN}")
+    return embedding
 
 
-def _patterns(manifest: Manifest, arrays: Arrays, engine: Engine) -> PatternModel | None:
+def _examples(manifest: Manifest, shelf: Shelf) -> Examples | None:
+    entry = manifest.examples
+    if entry is None:
+        return None
+    rows = shelf["examples/rows"]
+    if rows.shape != (entry.rows, manifest.features):
+        raise BundleError("the examples are not as many, or as wide, as the manifest says")
+    if entry.classes is None:
+        return Examples(rows)
+    return Examples(rows, shelf["examples/labels"], tuple(entry.classes))
+
+
+def _patterns(manifest: Manifest, shelf: Shelf, engine: Engine) -> PatternModel | None:
     if manifest.patterns is None:
         return None
-    own = {
-        name.removeprefix(_PATTERNS): array
-        for name, array in arrays.items()
-        if name.startswith(_PATTERNS)
-    }
-    _check_size(own)
+    own = shelf.under(PATTERNS)
+    check_patterns(own)
     with np.errstate(all="ignore"):  # of forged values; what comes of them is checked
         model = PatternModel.of_parts(dict(manifest.patterns.parameters), own)
         if model.features != manifest.features:
             raise BundleError("the patterns are for another number of features than the manifest")
-        if not patterns_hold(model, arrays, engine):
+        if not patterns_hold(model, shelf, engine):
             raise BundleError(f"patterns: {_NOT_GOLDEN}")
     return model
 
 
-def _check_size(arrays: Arrays) -> None:
+def check_patterns(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raises BundleError if the arrays of patterns are too large."""
     if sum(array.nbytes for array in arrays.values()) > PATTERNS_CAP:
         raise BundleError(f"the patterns are larger than {PATTERNS_CAP >> 20} MiB")
-
-
-def _dismantle(scorer: Scorer) -> dict[str, npt.NDArray[Any]]:
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for detector, tail in zip(scorer.detectors, scorer.tails, strict=True):
-        for field in fields(detector):
-            value = getattr(detector, field.name)
-            if field.init and isinstance(value, np.ndarray):
-                arrays[f"{detector.name}/{field.name}"] = value
-        if not isinstance(detector, IsolationForest):
-            projection = detector.projection
-            arrays |= {
-                "projection/mean": projection.mean,
-                "projection/scale": projection.scale,
-                "projection/basis": projection.basis,
-            }
-        arrays[f"tail/{detector.name}/knots"] = tail.knots
-        arrays[f"tail/{detector.name}/evidence"] = tail.evidence
-    arrays["calibration/scores"] = scorer.calibration.scores
-    arrays |= golden_scores(scorer)
-    return arrays
-
-
-def _parameters(detector: OutlierDetector) -> dict[str, int | float]:
-    values = {f.name: getattr(detector, f.name) for f in fields(detector) if f.init}
-    return {name: value for name, value in values.items() if isinstance(value, int | float)}
-
-
-def _dtype(array: npt.NDArray[Any]) -> Dtype:
-    if array.dtype.str not in _DTYPES:
-        raise TypeError(f"a bundle holds no array of {array.dtype}")
-    return cast(Dtype, array.dtype.str)

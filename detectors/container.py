@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 FILE_CAP: Final = 256 << 20
-MEMBER_CAP: Final = 80
+MEMBER_CAP: Final = 300
 _DIRECTORY_CAP: Final = 64 << 10
 _END: Final = struct.Struct("<4s4H2LH")  # the zip's end record, without a comment
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -33,22 +33,26 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded.encode("ascii")
 
 
-def write_container(path: Path, members: Mapping[str, bytes]) -> None:
-    """Writes the members in order, atomically: readers see the old file or the new one.
-
-    The bytes depend on the members only.
-
-    Raises:
-        OSError: if it cannot be written; what was there before stays.
-    """
+def pack_members(members: Mapping[str, bytes]) -> bytes:
+    """The members in order as a container. The bytes depend on the members only."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    return buffer.getvalue()
+
+
+def write_container(path: Path, members: Mapping[str, bytes]) -> None:
+    """Writes the members in order, atomically: readers see the old file or the new one.
+
+    Raises:
+        OSError: if it cannot be written; what was there before stays.
+    """
+    data = pack_members(members)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
@@ -73,7 +77,15 @@ def read_container(path: Path) -> dict[str, bytes]:
         OSError: if the file cannot be read.
     """
     with path.open("rb") as file:
-        data = file.read(FILE_CAP + 1)
+        return unpack_members(file.read(FILE_CAP + 1))
+
+
+def unpack_members(data: bytes) -> dict[str, bytes]:
+    """All members of a container by name.
+
+    Raises:
+        ContainerError: and nothing else, whatever the bytes.
+    """
     if len(data) > FILE_CAP:
         raise ContainerError(f"larger than {FILE_CAP >> 20} MiB")
     _check_end(data)

@@ -26,11 +26,13 @@ from detectors.calibration import TIE, Calibration, Tail
 from detectors.outlier import (
     GaussianMixture,
     IsolationForest,
+    MeanNeighbours,
+    MedianNeighbours,
     NearestNeighbours,
     OneClassSVM,
     OutlierDetector,
 )
-from detectors.outlier.projection import Projection, QuadraticForm
+from detectors.outlier.projection import ProjectedDetector, Projection, QuadraticForm
 
 _HEADER: Final = 8
 _STEP: Final = 12  # whole numbers for each detector in the plan
@@ -72,7 +74,11 @@ class Kernels(NamedTuple):
 
 
 class Unpackable(ValueError):  # noqa: N818 - not a fault: numpy serves such a scorer
-    """The scorer does not fit the packed form (a tree or a row too large for 16-bit codes)."""
+    """The scorer does not fit the packed form.
+
+    A tree or a row is too large for 16-bit codes, there is no kernel for a kind, or a detector
+    works in a space of its own.
+    """
 
 
 # ---------------------------------------------------------------------------------------- packing
@@ -110,7 +116,13 @@ def pack(
     rank = 0
     projection: Projection | None = None
     for detector, tail in zip(detectors, tails, strict=True):
+        if isinstance(detector, ProjectedDetector):
+            projection = projection or detector.projection
+            if detector.projection is not projection or not projection.turns:
+                raise Unpackable("a detector works in a space of its own")
         match detector:
+            case MeanNeighbours() | MedianNeighbours():  # kinds of the nearest, with another sum
+                raise Unpackable(f"no kernel for {detector.name}")
             case QuadraticForm():
                 used = detector.weights.size
                 step = [_QUADRATIC, used, numbers.add(detector.rest, detector.weights)]
@@ -134,8 +146,6 @@ def pack(
                 used = 0
             case _:
                 raise Unpackable(f"no kernel for {detector.name}")
-        if not isinstance(detector, IsolationForest):
-            projection = detector.projection  # the scorer has checked that all share it
         rank = max(rank, used)
         step += [0] * (_STEP - 2 - len(step))
         step += [

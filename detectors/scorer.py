@@ -14,8 +14,8 @@ import numpy.typing as npt
 from detectors.arrays import Floats, check_rows
 from detectors.base import Rows
 from detectors.calibration import Calibration, Tail, merge
-from detectors.outlier import IsolationForest, OutlierDetector
-from detectors.outlier.projection import Projected
+from detectors.outlier import OutlierDetector
+from detectors.outlier.projection import Projected, ProjectedDetector, Projection
 
 if TYPE_CHECKING:
     from detectors.native import Kernels, Packed
@@ -67,6 +67,7 @@ class Scorer:
         tails: Sequence[Tail],
         calibration: Calibration,
         *,
+        flag_above: float | None = None,
         engine: Engine = "auto",
     ) -> None:
         """Prepares to serve; with the native engine this compiles it, or loads it from a cache.
@@ -75,6 +76,9 @@ class Scorer:
             detectors: at least one, each kind at most once, for the same number of features.
             tails: one for each detector.
             calibration: of the merged score.
+            flag_above: a merged score strictly above this is flagged; None: what the calibration
+                says. Where the answer counts too, the budget is kept over both together, and the
+                input's part of it is less than all.
             engine: ``auto`` takes the native engine where the ``fast`` extra is installed.
 
         Raises:
@@ -89,13 +93,12 @@ class Scorer:
         self.features: Final = detectors[0].features
         if any(detector.features != self.features for detector in detectors):
             raise ValueError("the detectors differ in their number of features")
-        spaces = {id(d.projection) for d in detectors if not isinstance(d, IsolationForest)}
-        if len(spaces) > 1:
-            raise ValueError("the detectors do not share one projection")
         self.detectors: Final = tuple(detectors)
         self.tails: Final = tuple(tails)
         self.calibration: Final = calibration
-        self._flag_above: Final = calibration.flag_above
+        self._flag_above: Final = calibration.flag_above if flag_above is None else flag_above
+        if math.isnan(self._flag_above):
+            raise ValueError("a threshold must be a number")
         self._count: Final = len(detectors)
         self._scratch: Final = np.zeros(2 * self._count)
         native = _native(self, engine)
@@ -108,15 +111,20 @@ class Scorer:
         """A merged score strictly above this is flagged."""
         return self._flag_above
 
-    def with_budget(self, alpha: float, delta: float) -> Scorer:
+    def with_budget(self, alpha: float, delta: float, *, flag_above: float | None = None) -> Scorer:
         """The same scorer under another budget and confidence (1 - delta).
+
+        Args:
+            alpha: the false-positive budget.
+            delta: the risk that it does not hold.
+            flag_above: as for the constructor.
 
         Raises:
             BudgetError: if the calibration rows are too few; says how many it takes.
         """
         calibration = Calibration.of(self.calibration.scores, alpha, delta)
         engine: Engine = "native" if self.engine == "native" else "numpy"
-        return Scorer(self.detectors, self.tails, calibration, engine=engine)
+        return Scorer(self.detectors, self.tails, calibration, flag_above=flag_above, engine=engine)
 
     def score_row(self, rows: Rows) -> tuple[float, float, bool]:
         """The fast entry for one row: (merged score, p-value, flagged).
@@ -202,16 +210,18 @@ class Scorer:
 
 
 def detector_scores(detectors: Sequence[OutlierDetector], rows: Rows) -> Floats:
-    """(n, k): each detector's scores of (n, d) rows; rows are projected once for all."""
+    """(n, k): each detector's scores of (n, d) rows; rows are projected once a projection."""
     scores = np.empty((len(rows), len(detectors)))
+    space: Projection | None = None
     projected: Projected | None = None
     for k, detector in enumerate(detectors):
-        if isinstance(detector, IsolationForest):
-            scores[:, k] = detector.score(rows)
-        else:
-            if projected is None:
-                projected = detector.projection.apply(rows)
+        if isinstance(detector, ProjectedDetector):
+            if projected is None or detector.projection is not space:
+                space = detector.projection
+                projected = space.apply(rows)
             scores[:, k] = detector.measure(projected)
+        else:
+            scores[:, k] = detector.score(rows)
     return scores
 
 

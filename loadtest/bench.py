@@ -96,7 +96,12 @@ def parse_case(case: str) -> tuple[int, bool]:
 def build_pool(case: str, rows: Floats) -> list[bytes]:
     """One request of one row each, of each client in turn."""
     features, binary = parse_case(case)
-    target = infer_target(f"f{features}")
+    return build_pool_for(f"f{features}", rows, binary=binary)
+
+
+def build_pool_for(model: str, rows: Floats, *, binary: bool = False) -> list[bytes]:
+    """One request of one row each to a model, of each client in turn."""
+    target = infer_target(model)
     return [
         infer_request(row[None], "bench", target, binary=binary, headers=[client_header(i)])
         for i, row in enumerate(rows)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.comparison import TARGETS, Sample, Spread, ratio, valid
+from loadtest.comparison import TARGETS, Metric, Sample, Spread, ratio, valid
 
 OURS = "bartizan"
 DIRECT = "direct"
@@ -85,9 +85,9 @@ def markdown(run: Run) -> str:
         "with 32 connections, latency with one, always in a closed loop over different",
         "requests of one row. A round with any answer but 200 does not count.",
         "",
-        *_table(["", ""], [[k, v] for k, v in run.machine.items()]),
+        *table(["", ""], [[k, v] for k, v in run.machine.items()]),
         "",
-        *_table(
+        *table(
             ["peer", "what", "version"],
             [[f"`{p}`", title, run.versions.get(p, "")] for p, title in run.peers.items()],
         ),
@@ -109,8 +109,8 @@ def _targets(run: Run) -> list[str]:
         verdict = "not measured" if not spread.count else "met" if target.met(spread) else "not met"
         bound = f"at {'least' if target.at_least else 'most'} {target.bound:g}"
         rows.append([target.text, run.cases.get(target.case, target.case), bound,
-                     _spread(spread, "{:.2f}"), verdict])  # fmt: skip
-    return _table(["target", "case", "bound", "measured", ""], rows)
+                     spread_text(spread, "{:.2f}"), verdict])  # fmt: skip
+    return table(["target", "case", "bound", "measured", ""], rows)
 
 
 def _case(run: Run, case: str) -> list[str]:
@@ -122,7 +122,11 @@ def _case(run: Run, case: str) -> list[str]:
         def cell(
             value: Callable[[Sample], float], form: str, of: Sequence[Sample] = samples
         ) -> str:
-            return _spread(Spread.of(map(value, of)), form)
+            return spread_text(Spread.of(map(value, of)), form)
+
+        def against(metric: Metric, peer: str = peer) -> str:
+            found = ratio(run.samples, OURS, peer, case, metric)
+            return "" if peer == OURS else spread_text(found, "{:.2f}")
 
         rows.append([
             f"`{peer}`",
@@ -132,16 +136,16 @@ def _case(run: Run, case: str) -> list[str]:
             "" if peer == DIRECT else cell(lambda s: s.others * 100, "{:.0f}"),
             cell(lambda s: s.p50 * 1e6, "{:,.0f}"),
             cell(lambda s: s.p99 * 1e6, "{:,.0f}"),
-            "" if peer == OURS else _spread(ratio(run.samples, OURS, peer, case, "rate"), "{:.2f}"),
-            "" if peer == OURS else _spread(ratio(run.samples, OURS, peer, case, "cpu"), "{:.2f}"),
-            "" if peer == OURS else _spread(ratio(run.samples, OURS, peer, case, "p50"), "{:.2f}"),
+            against("rate"),
+            against("cpu"),
+            against("p50"),
             f"{len(samples)}" + (f" ({discarded} discarded)" if discarded else ""),
         ])  # fmt: skip
     head = [
         "", "requests/s", "CPU µs a request", "core busy %", "others on it %", "p50 µs", "p99 µs",
         "our throughput ÷ theirs", "our CPU ÷ theirs", "our p50 ÷ theirs", "rounds",
     ]  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _reading() -> list[str]:
@@ -160,13 +164,23 @@ def _reading() -> list[str]:
     ]
 
 
-def _spread(spread: Spread, form: str) -> str:
+def section(page: Path, heading: str, text: str) -> None:
+    """Replaces a section of a page, from its heading to the next of its level, or appends it."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    _, following, after = rest.partition("\n## ") if found else ("", "", "")
+    kept = before.rstrip() + "\n\n" + text.rstrip() + "\n"
+    page.write_text(kept + following + after, encoding="utf-8")
+
+
+def spread_text(spread: Spread, form: str) -> str:
+    """The median and the range, each in a form such as ``{:.2f}``."""
     if not spread.count:
         return "n/a"
     median, low, high = (form.format(v) for v in (spread.median, spread.low, spread.high))
     return median if spread.count == 1 else f"{median} ({low} to {high})"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table of Markdown, by lines."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]

@@ -1,19 +1,34 @@
-"""The model's answer on its way back, where it is to be understood: read whole, shaped, sent."""
+"""The model's answer on its way back: read whole, judged together with its input, made coarse."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
+import numpy as np
+import structlog
+
+from detectors.agreement.base import Answers
+from detectors.agreement.scorer import AnswerScorer
+from detectors.arrays import Floats
+from detectors.scorer import ScoreFault, Verdicts
+from proxy import rules
+from proxy.decision import Action, Permit, Reason
+from proxy.forwarding import Forwarding
 from proxy.http import coding
-from proxy.http.exchange import Exchange
 from proxy.http.messages import Head
 from proxy.http.response import Response
 from proxy.protocols.base import Codec, InferResponse
+from proxy.reading import UnreadableAnswer
 from proxy.rules import UPSTREAM_INVALID, Refusal
-from proxy.shaping import DECIMALS, shape
+from proxy.second_opinion import Indices, LateOpinion, in_time, joined
+from proxy.shaping import shape
+from proxy.telemetry.record import Record
+from proxy.visit import Scored, Visit
+
+_log = structlog.get_logger("bartizan.pipeline")
 
 MAX_BYTES: Final = 10 * 2**20
 """Bytes of an answer that is understood, as sent and with its content coding undone."""
@@ -22,57 +37,212 @@ MAX_RATIO: Final = 100
 """How many times its size a compressed answer may grow."""
 
 _INLINE_BYTES: Final = 32 * 1024  # decoded, shaped and encoded on the loop in 3 ms at most
+_INLINE_VALUES: Final = 4096  # of rows judged together with their answers in about as long
+
+Replacement: TypeAlias = tuple[bytes, bytes]
+"""Header lines that describe a body, and the body, in place of the model server's."""
 
 
-async def shaped(
-    exchange: Exchange,
-    response: Response,
-    codec: Codec,
-    *,
-    executor: Executor,
-    extra: bytes = b"",
-    decimals: int = DECIMALS,
-    limit: int = MAX_BYTES,
-    ratio: int = MAX_RATIO,
-) -> int:
-    """Sends the answer to an inference shaped. An error of the model server's goes on as it is.
-
-    Nothing is sent before all is understood. An answer that cannot be is not lost, unless it is
-    too large: ``exchange.relay`` would still pass it on whole, if the failure mode says so.
+class AnswerInspection:
+    """Inspects answers to inferences.
 
     Args:
-        codec: the one that encoded the request.
-        executor: decodes what would hold the loop too long.
-        extra: further header lines, each ended by CRLF.
-        decimals: as of :func:`proxy.shaping.shape`.
-        limit: bytes of the answer, as sent and with its content coding undone.
-        ratio: how many times its size a compressed answer may grow.
-
-    Returns:
-        The number of bytes of body sent.
-
-    Raises:
-        Refusal: UPSTREAM_INVALID for an answer that cannot be understood; UPSTREAM_TIMEOUT.
+        forwarding: writes what is sent upstream.
+        clock: monotonic seconds.
+        wall: seconds since the epoch.
+        executor: runs what would hold the loop too long.
+        values: whether the audit log holds the answers. They may be personal data.
     """
-    if response.bodiless or not 200 <= response.status < 300:
-        return await exchange.relay(response, extra)
-    body = await response.whole(limit)
-    rewrite = partial(_rewritten, response, body, codec, decimals, limit=limit, ratio=ratio)
-    if len(body) < _INLINE_BYTES and response.get(b"content-encoding") is None:
-        lines, body = rewrite()
-    else:
-        lines, body = await asyncio.get_running_loop().run_in_executor(executor, rewrite)
-    return exchange.replace(response, lines, body, extra)
+
+    def __init__(
+        self,
+        forwarding: Forwarding,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        executor: Executor,
+        values: bool = False,
+    ) -> None:
+        self._forwarding = forwarding
+        self._clock = clock
+        self._wall = wall
+        self._executor = executor
+        self._values = values
+
+    async def inspect(self, visit: Visit, head: Head, response: Response) -> Replacement | None:
+        """Reads an answer whole, judges it together with its input, decides anew, and makes it
+        coarse where that was decided.
+
+        Nothing of it was sent yet. ``response`` stays whole: where nothing is returned and the
+        decision lets it pass, it can be relayed as it came.
+
+        Args:
+            head: of the client's request.
+
+        Returns:
+            What to send in its place, or None.
+
+        Raises:
+            Refusal: if the model server died, or missed its deadline.
+        """
+        record, endpoint = visit.record, visit.endpoint
+        body = await response.gathered(MAX_BYTES)
+        record.answered = self._clock()
+        if body is None:
+            self._unreadable(visit, f"an answer of more than {MAX_BYTES} bytes")
+            return None
+        scored = visit.scored
+        light = (
+            visit.light
+            and len(body) < _INLINE_BYTES
+            and response.get(b"content-encoding") is None
+            and (scored is None or scored.rows.size <= _INLINE_VALUES)
+        )
+        if light:
+            verdicts = self._judge(visit, response, body)
+        else:
+            verdicts = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._judge, visit, response, body
+            )
+        if endpoint.opinions is not None:
+            endpoint.opinions.budget.earn(record.rows)
+            if verdicts is not None and not visit.refused:
+                await self._ask_again(visit, head, verdicts)
+        if visit.refused or visit.response is None or not _is_shaped(visit):
+            return None
+        record.shaped = True
+        if light:
+            return _shaped(visit)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, _shaped, visit)
+
+    def _judge(self, visit: Visit, response: Response, body: bytes) -> Verdicts | None:
+        """Decodes an answer and judges it together with its rows; what was found of them, or
+        None."""
+        endpoint, scored = visit.endpoint, visit.scored
+        try:
+            visit.response = understood(response, body, endpoint.codec)
+        except Refusal as refusal:
+            self._unreadable(visit, refusal.detail)
+            return None
+        if scored is None or endpoint.judge is None:
+            return None
+        reader, scorer = endpoint.judge
+        try:
+            visit.answers = reader.read(visit.response, len(scored.rows))
+            verdicts = scorer.score(scored.rows, visit.answers, _entry(visit, scored, scorer))
+        except (UnreadableAnswer, ScoreFault) as fault:
+            self._decide(visit, Reason(rules.AGREEMENT_FAULT, str(fault)))
+            return None
+        except Exception as fault:
+            _log.exception("fault", endpoint=endpoint.name, request=visit.record.id)
+            self._decide(visit, Reason(rules.AGREEMENT_FAULT, repr(fault)))
+            return None
+        self._find(visit, scored, verdicts)
+        visit.record.judged = self._clock()
+        return verdicts
+
+    def _find(self, visit: Visit, scored: Scored, verdicts: Verdicts) -> None:
+        """Notes what was found of the rows with their answers, and decides on it."""
+        record, endpoint = visit.record, visit.endpoint
+        _note(record, verdicts, scored)
+        if self._values and visit.answers is not None:
+            record.notes["answers"] = _plain(visit.answers)
+        if visit.answers is not None and visit.answers.labels is not None and endpoint.judge:
+            classes = endpoint.judge[1].classes or ()
+            record.answer_label = classes[int(visit.answers.labels[record.answer_row])]
+        found = endpoint.policy.disagreement(record.answer_flagged_rows, record.rows)
+        if found is not None:
+            self._decide(visit, found)
+
+    def _unreadable(self, visit: Visit, detail: str) -> None:
+        """Decides about an answer that was not understood, by what it was needed for."""
+        found = []
+        if visit.scored is not None:
+            found.append(Reason(rules.AGREEMENT_FAULT, detail))
+        if _is_shaped(visit):
+            found.append(Reason(rules.ANSWER_UNREADABLE, detail))
+        if found:
+            self._decide(visit, *found)
+
+    def _decide(self, visit: Visit, *found: Reason) -> None:
+        """Decides over all that was found so far, and this."""
+        visit.refuses([*visit.findings, *found], self._wall())
+
+    async def _ask_again(self, visit: Visit, head: Head, verdicts: Verdicts) -> None:
+        """Hears a second opinion of suspicious rows, as far as its budget goes. Whatever fails is
+        noted, and the decision stands: without this step the budget of false alarms holds too."""
+        record, endpoint, scored = visit.record, visit.endpoint, visit.scored
+        opinions, judge, answers = endpoint.opinions, endpoint.judge, visit.answers
+        assert opinions and judge and scored and answers  # there are verdicts
+        rows, record.suspicious_rows = opinions.choose(verdicts, answers)
+        if not rows.size:
+            return
+        record.asked_rows = len(rows)
+        try:
+            again = await in_time(self._asked(visit, head, rows), opinions.seconds)
+            merged = _entry(visit, scored, judge[1])
+            heard = await asyncio.get_running_loop().run_in_executor(
+                self._executor,
+                judge[1].reconsider,
+                scored.rows[rows],
+                answers[rows],
+                merged[rows],
+                opinions.split(again),
+            )
+        except (Refusal, LateOpinion, UnreadableAnswer, ScoreFault) as fault:
+            record.opinion_fault = str(fault)
+        except Exception as fault:
+            _log.exception("fault", endpoint=endpoint.name, request=record.id)
+            record.opinion_fault = repr(fault)
+        else:
+            self._find(visit, scored, _joined(verdicts, rows, heard))
+        record.reconsidered = self._clock()
+
+    async def _asked(self, visit: Visit, head: Head, rows: Indices) -> Answers:
+        """What the same model says of the changed copies of these rows."""
+        endpoint, request, scored = visit.endpoint, visit.request, visit.scored
+        opinions, judge, codec = endpoint.opinions, endpoint.judge, endpoint.codec
+        assert opinions and judge and request and scored  # the caller looked
+
+        def written(of: slice) -> tuple[bytes, bytes]:
+            return codec.encode_request(codec.with_rows(request, views[of], origins[of]))
+
+        run = asyncio.get_running_loop().run_in_executor
+        views = await run(self._executor, opinions.views, scored.rows[rows])
+        origins = opinions.origins(rows)
+        step = codec.batch(request)
+        said: list[Answers] = []
+        for start in range(0, len(views), step):
+            part = slice(start, start + step)
+            lines, body = await run(self._executor, written, part)
+            permit = Permit(
+                visit.record.decision, self._forwarding.request(visit, head, lines, body)
+            )
+            visit.record.opinion_rows += len(views[part])
+            response = await endpoint.pool.send(permit)
+            answer = await response.whole(MAX_BYTES)
+            if response.status != 200:
+                raise UnreadableAnswer(f"the model server answered {response.status}")
+            read = await run(self._executor, understood, response, answer, codec)
+            said.append(judge[0].read(read, len(views[part])))
+        return joined(said)
 
 
 def understood(
-    response: Response, body: bytes, codec: Codec, *, limit: int = MAX_BYTES, ratio: int = MAX_RATIO
+    response: Response,
+    body: bytes,
+    codec: Codec,
+    *,
+    limit: int = MAX_BYTES,
+    ratio: int = MAX_RATIO,
 ) -> InferResponse:
     """An answer as tensors.
 
     Args:
         body: all of it, as sent.
-        limit, ratio: as of :func:`shaped`.
+        codec: the one that encoded the request.
+        limit: bytes of the answer, as sent and with its content coding undone.
+        ratio: how many times its size a compressed answer may grow.
 
     Raises:
         Refusal: UPSTREAM_INVALID.
@@ -88,9 +258,52 @@ def understood(
     return codec.decode_response(Head("", "", headers, keep_alive=False), plain)
 
 
-def _rewritten(
-    response: Response, body: bytes, codec: Codec, decimals: int, *, limit: int, ratio: int
-) -> tuple[bytes, bytes]:
-    """The lines and the body of the shaped answer."""
-    answer = understood(response, body, codec, limit=limit, ratio=ratio)
-    return codec.encode_response(shape(answer, decimals=decimals))
+def _is_shaped(visit: Visit) -> bool:
+    return visit.record.decision.enforced is Action.SHAPE or visit.endpoint.always_shaped
+
+
+def _shaped(visit: Visit) -> Replacement:
+    """The answer made coarse."""
+    endpoint, request, response = visit.endpoint, visit.request, visit.response
+    assert response is not None  # the caller looked
+    return endpoint.codec.encode_response(shape(response, endpoint.style, request))
+
+
+def _entry(visit: Visit, scored: Scored, scorer: AnswerScorer) -> Floats:
+    """The rows' merged scores, as the judgement with the answer is to count them.
+
+    Rows that were found to be outliers and were let pass have been judged as such. They are judged
+    by their answers alone, or the operator's word on outliers would mean nothing.
+    """
+    if any(found.rule is rules.OUTLIER for found in visit.findings):
+        return np.where(scored.flagged, scorer.entry.knots[0], scored.merged)
+    return scored.merged
+
+
+def _plain(answers: Answers) -> dict[str, object]:
+    """The most that is known of answers, by what it is."""
+    if answers.probabilities is not None:
+        return {"probabilities": answers.probabilities}
+    return {"labels": answers.labels} if answers.values is None else {"values": answers.values}
+
+
+def _note(record: Record, verdicts: Verdicts, scored: Scored) -> None:
+    record.answer_row = worst = int(verdicts.merged.argmax())
+    record.answer_score = float(verdicts.merged[worst])
+    record.answer_p_value = float(verdicts.p_values[worst])
+    signals = zip(verdicts.names, verdicts.detector_p_values[worst].tolist(), strict=True)
+    record.answer_signals = {name: p for name, p in signals if p == p}  # noqa: PLR0124 - no NaN
+    record.answer_flagged_rows = int(verdicts.flagged.sum())
+    record.flagged_rows = int((verdicts.flagged | scored.flagged).sum())
+
+
+def _joined(before: Verdicts, rows: Indices, heard: Verdicts) -> Verdicts:
+    """The verdicts over all rows, some of which were reconsidered by more detectors: what those
+    would say of the others is not known (NaN)."""
+    merged, p_values, flagged = before.merged.copy(), before.p_values.copy(), before.flagged.copy()
+    merged[rows], p_values[rows], flagged[rows] = heard.merged, heard.p_values, heard.flagged
+    width, most = len(before.names), len(heard.names)
+    scores, signals = np.full((2, len(merged), most), np.nan)
+    scores[:, :width], signals[:, :width] = before.scores, before.detector_p_values
+    scores[rows], signals[rows] = heard.scores, heard.detector_p_values
+    return Verdicts(heard.names, merged, p_values, flagged, scores, signals)

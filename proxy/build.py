@@ -8,14 +8,18 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from detectors.bundle import Bundle, BundleError, load_bundle
-from detectors.calibration import BudgetError
+from detectors.calibration import BudgetError, Calibration
 from detectors.patterns.exchange import Layout
 from detectors.patterns.tracker import PatternTracker
+from proxy.build_answers import Answering, answering
 from proxy.client_watch import ClientWatch
 from proxy.contract_watch import ContractWatch
 from proxy.decision import Action, Mode
 from proxy.endpoint import Endpoint
+from proxy.explanations import Explanations
 from proxy.generation import Generation
 from proxy.http.address import Address
 from proxy.http.limits import ListenerLimits, PoolLimits
@@ -56,6 +60,7 @@ class Shared:
 
     Attributes:
         pseudonym_key: keys the clients' pseudonyms where the configuration has no secret.
+        explanations: what can be explained of the last exchanges.
     """
 
     clock: Callable[[], float]
@@ -66,6 +71,7 @@ class Shared:
     state: State
     audit: Audit
     pseudonym_key: bytes
+    explanations: Explanations
 
 
 def load_bundles(settings: Settings) -> dict[str, Bundle]:
@@ -110,6 +116,12 @@ def build(
         endpoint.name: _clients(settings, endpoint, bundles.get(endpoint.name), shared, previous)
         for endpoint in settings.endpoints
     }
+    answers = {
+        endpoint.name: _answering(
+            endpoint, bundles.get(endpoint.name), _secret(settings, shared), previous
+        )
+        for endpoint in settings.endpoints
+    }
     pools = {
         endpoint.name: old.get(_reach(endpoint)) or _pool(endpoint, shared)
         for endpoint in settings.endpoints
@@ -137,6 +149,11 @@ def build(
             body_limit=endpoint.limits.body_bytes,
             expanded_ratio=int(endpoint.limits.expanded_ratio),
             bundle=bundles.get(endpoint.name),
+            judge=answers[endpoint.name].judge,
+            opinions=answers[endpoint.name].opinions,
+            style=answers[endpoint.name].style,
+            always_shaped=answers[endpoint.name].always_shaped,
+            capture=answers[endpoint.name].capture,
         )
         for endpoint in settings.endpoints
     ]
@@ -155,6 +172,7 @@ def build(
             wall=shared.wall,
             executor=shared.executor,
             configuration=configuration,
+            explanations=shared.explanations,
             digests=settings.audit is not None and settings.audit.payload_digest,
             values=settings.audit is not None and settings.audit.values,
         ),
@@ -217,11 +235,11 @@ def load_endpoint_bundle(settings: Settings, endpoint: EndpointSettings) -> Bund
             endpoint.bundle,
             trusted_keys=[path.read_bytes() for path in settings.trusted_keys],
         )
-        calibration = bundle.scorer.calibration
+        calibration = (bundle.agreement or bundle.scorer).calibration
         alpha = endpoint.false_positive_budget or calibration.alpha
         delta = 1 - endpoint.confidence if endpoint.confidence else calibration.delta
         if (alpha, delta) != (calibration.alpha, calibration.delta):
-            bundle = replace(bundle, scorer=bundle.scorer.with_budget(alpha, delta))
+            bundle = bundle.with_budget(alpha, delta)
     except (BundleError, BudgetError, OSError) as error:
         raise BuildError(f"endpoint {endpoint.name}: {endpoint.bundle}: {error}") from error
     _contract(endpoint, bundle)
@@ -244,7 +262,7 @@ def _contract(endpoint: EndpointSettings, bundle: Bundle | None) -> Contract | N
                 }
                 for tensor in endpoint.contract.inputs
             ],
-            width=bundle.scorer.features if bundle else None,
+            width=bundle.features if bundle else None,
         )
     except ContractError as error:
         raise BuildError(f"endpoint {endpoint.name}: {error}") from error
@@ -273,7 +291,7 @@ def _fitting(
     if contract is None or bundle is None:
         return contract
     try:
-        return contract.with_width(bundle.scorer.features)
+        return contract.with_width(bundle.features)
     except ContractError as error:
         raise BuildError(f"endpoint {endpoint.name}: {endpoint.bundle}: {error}") from error
 
@@ -329,6 +347,7 @@ def _policy(endpoint: EndpointSettings, identify: Identifier) -> Policy:
         mode=endpoint.mode,
         failure_mode=endpoint.failure_mode,
         on_outlier=Action(endpoint.on_outlier),
+        on_disagreement=Action(endpoint.on_disagreement),
         ladder=tuple(map(Action, endpoint.on_pattern)),
         lineages_climb=endpoint.patterns.lineages == "climb",
         block_fraction=endpoint.block_fraction,
@@ -359,10 +378,13 @@ def _clients(
         BuildError: if the patterns are configured but are not in the bundle, or cannot keep the
             budget.
     """
-    old = _former(previous, endpoint.name)
-    if old is not None and _habit(settings, endpoint, bundle) == _habit(*old[:3]):
-        old[3].throttle(endpoint.patterns.throttle_seconds)
-        return old[3]
+    served = _served(previous, endpoint.name)
+    old = served and served[1].clients
+    if served is not None and previous is not None and old is not None:
+        before = _habit(previous.settings, served[0], previous.bundles.get(endpoint.name))
+        if _habit(settings, endpoint, bundle) == before:
+            old.throttle(endpoint.patterns.throttle_seconds)
+            return old
     model = bundle.patterns if bundle else None
     given = endpoint.model_fields_set & {"client_alarm_budget", "on_pattern", "patterns"}
     if bundle is not None and model is None and given:
@@ -402,8 +424,37 @@ def _clients(
         sleep=asyncio.sleep,
     )
     if old is not None:
-        watch.keep_bans_of(old[3])
+        watch.keep_bans_of(old)
     return watch
+
+
+def _answering(
+    endpoint: EndpointSettings,
+    bundle: Bundle | None,
+    key: bytes,
+    previous: Generation | None,
+) -> Answering:
+    """What is done with the endpoint's answers.
+
+    Raises:
+        BuildError: if it cannot be done with this bundle.
+    """
+    served = _served(previous, endpoint.name)
+    try:
+        return answering(
+            endpoint,
+            bundle,
+            secret=key,
+            former=served and (served[0], served[1].capture),
+        )
+    except ValueError as error:
+        raise BuildError(f"endpoint {endpoint.name}: {error}") from error
+
+
+def _secret(settings: Settings, shared: Shared) -> bytes:
+    """What keys are derived from: the same in all workers and replicas that share a state."""
+    given = settings.client.secret
+    return given.get_secret_value().encode() if given else shared.pseudonym_key
 
 
 def _habit(
@@ -419,18 +470,12 @@ def _habit(
     )
 
 
-def _former(
-    generation: Generation | None, name: str
-) -> tuple[Settings, EndpointSettings, Bundle | None, ClientWatch] | None:
+def _served(generation: Generation | None, name: str) -> tuple[EndpointSettings, Endpoint] | None:
     """The endpoint of this name as it was served so far."""
     if generation is None:
         return None
-    for given, served in zip(
-        generation.settings.endpoints, generation.pipeline.endpoints, strict=True
-    ):
-        if given.name == name:
-            return generation.settings, given, generation.bundles.get(name), served.clients
-    return None
+    pairs = zip(generation.settings.endpoints, generation.pipeline.endpoints, strict=True)
+    return next(((given, served) for given, served in pairs if given.name == name), None)
 
 
 def _limiter(endpoint: EndpointSettings, state: State) -> Limiter:
@@ -451,13 +496,19 @@ def _limiter(endpoint: EndpointSettings, state: State) -> Limiter:
 def _watched(endpoint: EndpointSettings, bundle: Bundle | None) -> Watched:
     if bundle is None:
         return Watched(endpoint.name, endpoint.mode)
-    calibration = bundle.scorer.calibration
+    scorer, agreement = bundle.scorer, bundle.agreement
+    asked = agreement.opinions if agreement and endpoint.second_opinion.when != "never" else ()
     return Watched(
         endpoint.name,
         endpoint.mode,
-        bundle.scorer.names,
-        # A row is flagged if its score is above the rank-th largest of n: then p <= rank / (n + 1).
-        calibration.rank / (calibration.scores.size + 1),
-        calibration.alpha,
+        (*scorer.names, *(agreement.names if agreement else ()), *(one.name for one in asked)),
+        _least_flagged(scorer.calibration, scorer.threshold),
+        (agreement or scorer).calibration.alpha,
         bundle.digest,
+        _least_flagged(agreement.calibration, agreement.threshold) if agreement else None,
     )
+
+
+def _least_flagged(calibration: Calibration, threshold: float) -> float:
+    """The p-value at or below which a row is flagged: that of the least score above a threshold."""
+    return float(calibration.p_values(np.array([np.nextafter(threshold, np.inf)]))[0])

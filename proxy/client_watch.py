@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import structlog
@@ -45,11 +45,13 @@ class Exchanged:
         seconds: how long the last one took.
         at: when it ended, on the monotonic clock; 0.0 before the first.
         keys: how many keys it told.
+        failures: how many exchanges failed by a defect, as by news that do not merge.
     """
 
     seconds: float = 0.0
     at: float = 0.0
     keys: int = 0
+    failures: int = 0
 
 
 class ClientWatch:
@@ -156,6 +158,7 @@ class ClientWatch:
             await step()
         except Exception:
             _log.exception("exchange failed")  # a defect: a state that is away raises nothing
+            self.exchanged = replace(self.exchanged, failures=self.exchanged.failures + 1)
 
     async def exchange(self) -> None:
         """Tells the state what was learnt here, and learns what all know."""
@@ -170,7 +173,7 @@ class ClientWatch:
             self.tracker.merge(merged)
         if deltas:
             ended = self._clock()
-            self.exchanged = Exchanged(ended - begun, ended, len(deltas))
+            self.exchanged = Exchanged(ended - begun, ended, len(deltas), self.exchanged.failures)
 
     async def learn_bans(self) -> None:
         """Learns whom the operator banned; while nobody can tell, the bans known so far hold."""

@@ -45,9 +45,23 @@ def _endpoint(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         **one,
         "problem": problem,
         "contract": one["contract"] or other["contract"],
+        "capture": _captured(one.get("capture"), other.get("capture")),
         "patterns": _sizes(one.get("patterns"), other.get("patterns")),
         "upstreams": list(upstreams.values()),
     }
+
+
+def _captured(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What two workers hold of a sample; clients and classes are mostly the same ones."""
+    if one is None or other is None:
+        return one or other
+    left_out = {
+        reason: one["left_out"].get(reason, 0) + other["left_out"].get(reason, 0)
+        for reason in one["left_out"] | other["left_out"]
+    }
+    larger = {name: max(one[name], other[name]) for name in ("clients", "classes")}
+    sums = {name: one[name] + other[name] for name in one.keys() - larger.keys() - {"left_out"}}
+    return {**sums, **larger, "left_out": left_out}
 
 
 def _sizes(one: dict[str, float] | None, other: dict[str, float] | None) -> dict[str, float] | None:

@@ -97,7 +97,7 @@ class ContractWatch:
         codec = self._endpoint.codec
         bundle = self._endpoint.bundle
         contract = Contract.from_metadata(
-            metadata, model=self._model, width=bundle.scorer.features if bundle else None
+            metadata, model=self._model, width=bundle.features if bundle else None
         )
         if contract != codec.contract:
             self._endpoint.codec = codec.with_contract(contract)

@@ -29,7 +29,7 @@ class Refusal(Exception):  # noqa: N818 - an answer that says no, or why not
     """What the other end could not do.
 
     Attributes:
-        kind: ``lookup``, ``unavailable``, ``refused``, ``failed`` or ``fault``.
+        kind: ``lookup``, ``unavailable``, ``busy``, ``refused``, ``failed`` or ``fault``.
         message: why, in words for the operator.
         status: the exit status, if the worker ended by it, else 0.
     """

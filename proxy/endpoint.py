@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from detectors.agreement.scorer import AnswerScorer
 from detectors.bundle import Bundle
+from proxy.capture import Capture
 from proxy.client_watch import ClientWatch
 from proxy.http.upstream import Pool
 from proxy.policy import Policy
 from proxy.protocols.base import Route
 from proxy.protocols.v2 import V2
+from proxy.reading import AnswerReader
+from proxy.second_opinion import SecondOpinions
+from proxy.shaping import ROUGHLY, Style
 from proxy.state.limits import Limiter
 from proxy.telemetry.metrics import EndpointMetrics
 
@@ -28,6 +33,11 @@ class Endpoint:
         codec: the protocol, bound to the model's contract once that is known.
         clients: what is known of the endpoint's clients.
         bundle: what scores; None: contract and limits only.
+        judge: what reads answers and judges them together with their rows; None: nothing does.
+        opinions: asks the model again about suspicious rows; None: it is not asked.
+        style: how answers are made coarse.
+        always_shaped: whether every answer is made coarse, whatever was decided.
+        capture: takes a sample of live traffic; None: nothing does.
         body_limit: bytes of a request body, as sent and with its content coding undone.
         expanded_ratio: the most times its size that a compressed body may grow.
     """
@@ -43,6 +53,16 @@ class Endpoint:
     body_limit: int
     expanded_ratio: int
     bundle: Bundle | None = None
+    judge: tuple[AnswerReader, AnswerScorer] | None = None
+    opinions: SecondOpinions | None = None
+    style: Style = ROUGHLY
+    always_shaped: bool = False
+    capture: Capture | None = None
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether every answer is read, whatever was decided."""
+        return self.judge is not None or self.always_shaped or self.capture is not None
 
 
 class Router:

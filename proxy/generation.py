@@ -170,9 +170,15 @@ class Generation:
                     "detectors": list(scorer.names) if scorer else [],
                     "threshold": scorer.threshold if scorer else None,
                     "engine": scorer.engine if scorer else None,
-                    "false_positive_budget": scorer.calibration.alpha if scorer else None,
+                    "false_positive_budget": (bundle.agreement or bundle.scorer).calibration.alpha
+                    if bundle
+                    else None,
                     "alert_rate": window.rate if window else None,
                     "budget_exceeded": window.exceeded if window else None,
+                    "agreement": _judged(endpoint),
+                    "shaping": endpoint.style.mode,
+                    "always_shaped": endpoint.always_shaped,
+                    "capture": endpoint.capture and endpoint.capture.status(),
                     "patterns": dict(endpoint.clients.sizes()) or None,
                     "upstreams": [
                         {
@@ -185,3 +191,23 @@ class Generation:
                 }
             )
         return described
+
+
+def _judged(endpoint: Endpoint) -> dict[str, Any] | None:
+    """How the endpoint judges answers, for the operator."""
+    if endpoint.judge is None:
+        return None
+    scorer, opinions = endpoint.judge[1], endpoint.opinions
+    return {
+        "detectors": list(scorer.names),
+        "threshold": scorer.threshold,
+        "classes": list(scorer.classes) if scorer.classes else None,
+        "second_opinions": {
+            "detectors": [opinion.name for opinion in scorer.opinions],
+            "copies": opinions.copies,
+            "share": opinions.budget.share,
+            "left": opinions.budget.left,
+        }
+        if opinions
+        else None,
+    }

@@ -34,7 +34,9 @@ _PATTERNS: Final = {
     (Family.EXTRACTION, Scope.ENDPOINT): rules.EXTRACTION_ENDPOINT,
     (Family.COVERAGE, Scope.CLIENT): rules.COVERAGE_CLIENT,
 }
-_SWITCHABLE: Final = _LIMITS | {rules.OUTLIER.id} | {rule.id for rule in rules.PATTERNS}
+_SWITCHABLE: Final = (
+    _LIMITS | {rules.OUTLIER.id, rules.DISAGREEMENT.id} | {rule.id for rule in rules.PATTERNS}
+)
 
 CLIMB: Final = 7.0
 """Nats of evidence from one step of the ladder to the next: a factor of about a thousand."""
@@ -43,6 +45,7 @@ _FAULTS: Final = frozenset(
     {
         rules.CONTRACT_UNKNOWN.id,
         rules.DETECTOR_FAULT.id,
+        rules.AGREEMENT_FAULT.id,
         rules.PATTERN_FAULT.id,
         rules.ANSWER_UNREADABLE.id,
         rules.INTERNAL.id,
@@ -103,18 +106,20 @@ class Policy:
         mode: whether decisions change what the client sees.
         failure_mode: what a fault of ours does to an exchange.
         on_outlier: the action for a request of outliers.
+        on_disagreement: the action for rows whose answers do not go with them.
         ladder: what is done about a pattern, a step further with each ``CLIMB`` of evidence; empty:
             it is recorded.
         lineages_climb: whether all steps are for a client, too, that has no evidence of its own but
             whose query descends from others' attack.
-        block_fraction: a request is an outlier if more than this fraction of its rows is flagged;
-            0.0 means any row.
+        block_fraction: a request is an outlier, or disagrees with its answer, if more than this
+            fraction of its rows is flagged; 0.0 means any row.
         settings: rules that depart from the mode, by rule id.
     """
 
     mode: Mode = Mode.ENFORCE
     failure_mode: FailureMode = FailureMode.DENY
     on_outlier: Action = Action.BLOCK
+    on_disagreement: Action = Action.BLOCK
     ladder: tuple[Action, ...] = (Action.SHAPE, Action.THROTTLE, Action.BLOCK)
     lineages_climb: bool = False
     block_fraction: float = 0.0
@@ -125,6 +130,13 @@ class Policy:
         if flagged <= self.block_fraction * n:
             return None
         return Reason(rules.OUTLIER, f"{flagged} of {n} rows passed the calibrated threshold")
+
+    def disagreement(self, flagged: int, n: int) -> Reason | None:
+        """The finding that ``flagged`` of ``n`` rows do not go with their answers, or None."""
+        if flagged <= self.block_fraction * n:
+            return None
+        detail = f"{flagged} of {n} rows passed the calibrated threshold with their answers"
+        return Reason(rules.DISAGREEMENT, detail)
 
     def step(self, evidence: float, threshold: float) -> Action:
         """The step of the ladder that evidence (nats) above or below its threshold leads to."""
@@ -205,4 +217,6 @@ class Policy:
     def _action(self, rule: Rule) -> Action:
         if rule is rules.OUTLIER:
             return self.on_outlier
+        if rule is rules.DISAGREEMENT:
+            return self.on_disagreement
         return Action.THROTTLE if rule.id in _LIMITS else Action.BLOCK

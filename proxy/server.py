@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,11 +35,14 @@ from proxy.build import (
 )
 from proxy.descriptors import raise_limit
 from proxy.endpoint import Endpoint
+from proxy.explainer import Explainer
+from proxy.explanations import Explanations
 from proxy.generation import Generation
 from proxy.http.address import Address
 from proxy.http.downstream import Listener
 from proxy.memory import return_memory
 from proxy.reload import ReloadRefused, fault_words, refuse_fixed
+from proxy.samples import Samples
 from proxy.settings.load import load
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
@@ -131,6 +134,8 @@ class Server:
         self._listener: Listener
         self._shared: Shared
         self._generation: Generation
+        self._explainer: Explainer
+        self._samples = Samples()
 
     async def run(self, beside: AbstractAsyncContextManager[Any] | None = None) -> None:
         """Serves until :meth:`end`, and drains then.
@@ -140,9 +145,15 @@ class Server:
         """
         settings = self._settings
         _check_descriptors(settings)
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="bartizan-inspect") as executor:
+        with (
+            ThreadPoolExecutor(max_workers=2, thread_name_prefix="bartizan-inspect") as executor,
+            # Explanations wait for each other, never an exchange for one of them.
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="bartizan-explain") as asides,
+        ):
             audit = await self._open_audit()
             try:
+                kept = Explanations(settings.admin.explanations, wall=time.time)
+                self._explainer = self._explain(kept, asides, audit)
                 self._shared = Shared(
                     clock=time.perf_counter,
                     wall=time.time,
@@ -152,6 +163,7 @@ class Server:
                     state=self._open_state(),
                     audit=audit,
                     pseudonym_key=secrets.token_bytes(32),
+                    explanations=kept,
                 )
                 await self._serve(beside)
             finally:
@@ -284,6 +296,7 @@ class Server:
         telling = [
             loop.create_task(self._tell_suppressed()),
             loop.create_task(tell_health(shared.state.health, shared.audit.event, asyncio.sleep)),
+            loop.create_task(self._explainer.run()),
         ]
         try:
             await self._ended.wait()
@@ -343,6 +356,17 @@ class Server:
         except StateError as error:
             raise BuildError(str(error)) from error
 
+    def _explain(self, kept: Explanations, executor: Executor, audit: Audit) -> Explainer:
+        given = self._settings.audit
+        return Explainer(
+            kept,
+            bundle=lambda name: self._generation.bundles.get(name),  # noqa: PLW0108 - as above
+            executor=executor,
+            clock=time.perf_counter,
+            audit=audit if given is not None and given.explain else None,
+            values=given is not None and given.values,
+        )
+
     async def _open_audit(self) -> Audit:
         given, place = self._settings.audit, self._place
         if given is None:
@@ -396,6 +420,18 @@ class Server:
     async def client(self, client: str, endpoint: str | None) -> list[dict[str, Any]]:
         """As ``AdminSource``."""
         return await self._generation.standing(client, endpoint)
+
+    async def explanation(self, exchange: str) -> dict[str, Any] | None:
+        """As ``AdminSource``."""
+        return await self._explainer.explanation(exchange)
+
+    async def sample(self, endpoint: str) -> bytes:
+        """As ``AdminSource``."""
+        return await self._samples.sample(self._generation.named(endpoint)[0])
+
+    async def sample_page(self, endpoint: str, offset: int) -> dict[str, Any]:
+        """As ``samples.Samples.page``."""
+        return await self._samples.page(self._generation.named(endpoint)[0], offset)
 
     async def forgive(self, client: str, endpoint: str | None) -> None:
         """As ``AdminSource``."""

@@ -1,92 +1,263 @@
 """What a shaped answer looks like: the same verdicts, with less to learn from. Pure.
 
 A label serves an honest client; the digits behind it serve a thief and a black-box attack, which
-climb along differences that rounding takes away. So floating-point outputs keep their order of
-magnitude and the best class of every row, and lose the rest.
+climb along them. ``docs/shaping.md`` says what each mode takes away, and what it does not.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from proxy.protocols.base import InferResponse
+from proxy import shaping_texts
+from proxy.protocols.base import InferRequest, InferResponse
+from proxy.shaping_labels import labels, renamed
+from proxy.shaping_noise import KEY_BYTES, beside, noise, noise_key
+from proxy.shaping_scores import (
+    Bools,
+    Form,
+    Kind,
+    Reals,
+    best_few,
+    disturbed,
+    forms,
+    label,
+    rounded,
+    verdict_kept,
+)
+
+__all__ = ["DECIMALS", "MAX_DECIMALS", "Mode", "Style", "noise_key", "shape"]
 
 DECIMALS: Final = 1
 MAX_DECIMALS: Final = 6
 
+Mode = Literal["round", "top_k", "label", "noise"]
 _Tensor = npt.NDArray[Any]
-_Reals = npt.NDArray[np.float64]
-
-_INTEGERS: Final = 2.0**52  # a double from here on has no fraction
-# What Triton answers to the parameter ``classification``: the score as C's %f writes it, the index
-# of the class, and its name if it has one. The score would leave unshaped as text.
-_CLASSIFIED: Final = re.compile(rb"(-?[0-9]{1,300}\.[0-9]+)(:[0-9]+(?::.*)?)", re.DOTALL)
 
 
-def shape(response: InferResponse, *, decimals: int = DECIMALS) -> InferResponse:
-    """The answer with its numbers rounded.
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How answers are shaped.
 
-    Floating-point outputs of any datatype are rounded to ``decimals``, and zeros lose their sign.
-    Along the last of two or more dimensions, the classes, those that were best stay best and alone:
-    where rounding brings another level, they are raised by one step. Outputs of one dimension, or
-    of one value a row, are rounded and nothing else. NaN and infinities stay. Integers, booleans
-    and strings stay, but for the scores in Triton's classification strings.
-
-    Shaping twice is shaping once. The answer given is left as it is.
-
-    Args:
+    Attributes:
+        mode: ``round`` to ``decimals``; ``top_k`` leaves the best scores and evens out the others;
+            ``label`` leaves the best class alone; ``noise`` disturbs the scores, always in the same
+            way for the same input.
         decimals: 0 to 6.
+        top_k: scores that are left, at least 1.
+        noise: the standard deviation of the noise in the log-odds of any two classes; for values of
+            regression in units of the last decimal that is left.
+        keep_best: whether noise keeps the verdict. The other modes always do.
+        key: of the noise, as of :func:`noise_key`.
+        output: the output that ``kind`` speaks of; None: each of floating-point numbers.
+        kind: what it holds; ``auto``: told row by row.
+        classes: the classes in the order of the scores' columns, as label outputs name them; empty:
+            by their indices.
 
     Raises:
-        ValueError: for other ``decimals``.
+        ValueError: if they make no sense together.
     """
-    if not 0 <= decimals <= MAX_DECIMALS:
-        raise ValueError(f"decimals must be from 0 to {MAX_DECIMALS}")
-    tensors = {name: _shaped(tensor, decimals) for name, tensor in response.tensors.items()}
+
+    mode: Mode = "round"
+    decimals: int = DECIMALS
+    top_k: int = 1
+    noise: float = 1.0
+    keep_best: bool = True
+    key: bytes = b""
+    output: str | None = None
+    kind: Kind = "auto"
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decimals <= MAX_DECIMALS:
+            raise ValueError(f"decimals must be from 0 to {MAX_DECIMALS}")
+        if self.top_k < 1:
+            raise ValueError("top_k must be at least 1")
+        if not 0 < self.noise < float("inf"):
+            raise ValueError("noise must be finite and above 0")
+        if self.mode == "noise" and len(self.key) != KEY_BYTES:
+            raise ValueError(f"noise needs a key of {KEY_BYTES} bytes")
+        if self.mode == "label" and self.kind == "values":
+            raise ValueError("values of regression have no labels: round them, or add noise")
+
+
+ROUGHLY: Final = Style()
+"""Rounded to one decimal."""
+
+
+def shape(
+    response: InferResponse, style: Style = ROUGHLY, request: InferRequest | None = None
+) -> InferResponse:
+    """The answer, shaped.
+
+    Outputs of floating-point numbers are shaped in every mode, each vector along the last of its
+    dimensions on its own; :mod:`proxy.shaping_scores` says what is told apart and what stays.
+    Values, of which none is the best, are rounded by ``top_k`` and ``label``. In an output of one
+    value a row, whole numbers beyond 0 and 1 are taken for labels and stay, unless ``kind`` says
+    that they are values. Rows with NaN, an infinity, or numbers beyond a quarter of their datatype
+    are rounded in every mode.
+
+    Integers and strings are labels and stay, but for the scores in Triton's classification strings;
+    for the integers of an ``output`` that holds probabilities or logits, of which the best becomes
+    the greatest of the datatype and the others the least; and where noise may change the verdict,
+    which labels then follow. Where they cannot, as what they say is not the best of ``classes``,
+    the row keeps its verdict.
+
+    Shaping twice is shaping once, but for noise. The answer given is left as it is.
+
+    Args:
+        request: what was asked, which noise is keyed on. Without it ``noise`` does as ``label``.
+    """
+    if request is None and style.mode == "noise":
+        style = replace(style, mode="round" if style.kind == "values" else "label")
+    n = response.n if request is None else request.n
+    views = {name: _view(tensor, n) for name, tensor in response.tensors.items()}
+    named = None
+    if style.mode == "noise" and not style.keep_best:
+        named = labels(views, style.output, style.classes)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        artist = _Shaper(style, request, None if named is None else named.follow)
+        tensors = {}
+        for name, tensor in response.tensors.items():
+            found = artist.shaped(name, views[name])
+            tensors[name] = tensor if found is views[name] else found.reshape(tensor.shape)
+    if named is not None:
+        scores = _view(tensors[named.scores], n)
+        for name in named.outputs:
+            tensors[name] = renamed(tensors[name], named, scores)
     return InferResponse(tensors, response.n, response.options)
 
 
-def _shaped(tensor: _Tensor, decimals: int) -> _Tensor:
-    if tensor.dtype.kind == "f" and tensor.size:
-        values = tensor.astype(np.float64)
-        coarse = _rounded(values, decimals)
-        if tensor.ndim > 1 and tensor.shape[-1] > 1:
-            coarse = _with_winners(values, coarse, decimals)
-        return coarse.astype(tensor.dtype)
-    if tensor.dtype.hasobject:
-        return _texts(tensor, decimals)
-    return tensor
-
-
-def _rounded(values: _Reals, decimals: int) -> _Reals:
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = np.round(values, decimals) + 0.0  # -0.0 would tell on which side of 0 it was
-    # Neighbours among larger numbers are further apart than a step: there is nothing to round.
-    finer = np.abs(values) < _INTEGERS / 10**decimals
-    return np.where(finer, rounded, values)
-
-
-def _with_winners(values: _Reals, coarse: _Reals, decimals: int) -> _Reals:
-    """The rounded values, the best of each row above all that were not its best."""
-    with np.errstate(invalid="ignore"):  # a row with NaN has no best, and stays
-        won = values == values.max(axis=-1, keepdims=True)
-        level = coarse == coarse.max(axis=-1, keepdims=True)
-    tied = (level & ~won).any(axis=-1, keepdims=True)
-    return np.where(won & tied, _rounded(coarse + 10.0**-decimals, decimals), coarse)
-
-
-def _texts(tensor: _Tensor, decimals: int) -> _Tensor:
-    texts: list[bytes] = tensor.reshape(-1).tolist()
-    matches = list(map(_CLASSIFIED.fullmatch, texts))
-    if not any(matches):
+def _view(tensor: _Tensor, n: int) -> _Tensor:
+    """(n, things of each row, scores of each thing); (1, things, scores) without one part a row."""
+    if not tensor.size:
         return tensor
-    shaped = np.empty(len(texts), object)
-    shaped[:] = [
-        text if match is None else b"%f%b" % (round(float(match[1]), decimals) + 0.0, match[2])
-        for text, match in zip(texts, matches, strict=True)
-    ]
-    return shaped.reshape(tensor.shape)
+    batched = tensor.shape[0] == n
+    each = tensor.shape[1:] if batched else tensor.shape
+    return tensor.reshape(n if batched else 1, -1, each[-1] if each else 1)
+
+
+class _Shaper:
+    """Shapes the outputs of one answer.
+
+    Args:
+        request: None where no noise is needed.
+        follow: (n,) whether the labels follow a change of the verdict; None: no row may have one.
+    """
+
+    def __init__(self, style: Style, request: InferRequest | None, follow: Bools | None) -> None:
+        self._style = style
+        self._request = request
+        self._rest = beside(request) if request is not None and style.mode == "noise" else None
+        self._follow = follow
+
+    def shaped(self, name: str, view: _Tensor) -> _Tensor:
+        """One output, as :func:`_view` gives it."""
+        style = self._style
+        kind = style.kind if style.output in (None, name) else "auto"
+        letter, columns = view.dtype.kind, view.shape[-1]
+        if not view.size:
+            return view
+        if letter == "O":
+            return self._texts(view)
+        scored = name == style.output and kind in ("probabilities", "logits")
+        if letter in "iu" and columns > 1 and scored:
+            limits = np.iinfo(view.dtype)
+            best = np.arange(columns) == view.argmax(axis=2)[..., None]
+            return np.where(best, limits.max, limits.min).astype(view.dtype)
+        if letter != "f" or (kind == "labels" and columns == 1):
+            return view
+        return self._floats(view, kind)
+
+    def _floats(self, view: _Tensor, kind: Kind) -> _Tensor:
+        mode, columns = self._style.mode, view.shape[2]
+        found: _Tensor = view.reshape(-1, columns) + view.dtype.type(0)  # a copy without -0
+        values = found.astype(np.float64)
+        noises, keep = self._noise(view) if mode == "noise" else (None, None)
+        for part, how in self._parts(values, kind, np.finfo(view.dtype)):
+            some, new = values[part], found[part]
+            for form, at in forms(some, kind):
+                if noises is None or keep is None or how == "round":
+                    new[at] = self._scores(how, some[at], form)
+                else:
+                    new[at] = self._disturbed(some[at], form, noises[part][at], keep[part][at], new)
+            found[part] = new
+        return found
+
+    def _parts(
+        self, values: Reals, kind: Kind, limits: np.finfo[Any]
+    ) -> list[tuple[Bools | slice, Mode]]:
+        """Which things are shaped, and how; the others stay."""
+        mode = self._style.mode
+        shaped = labels = np.full(len(values), False)
+        if values.shape[1] == 1 and kind == "auto":
+            labels = values[:, 0] == np.rint(values[:, 0])
+        if mode != "round":
+            shaped = (np.abs(values) <= limits.max / 4).all(axis=1)
+        elif not labels.any():
+            return [(slice(None), mode)]
+        usual = shaped & ~labels
+        if usual.all():
+            return [(slice(None), mode)]
+        parts: list[tuple[Bools, Mode]] = [(usual, mode), (~shaped & ~labels, "round")]
+        return [(part, how) for part, how in parts if part.any()]
+
+    def _disturbed(
+        self, values: Reals, form: Form, noises: Reals, keep: Bools, like: _Tensor
+    ) -> _Tensor:
+        unit = 10.0**-self._style.decimals if form == "values" else 1.0
+        cast = disturbed(values, form, noises * unit, keep).astype(like.dtype)
+        if not keep.any():
+            return cast
+        return np.where(keep[:, None], verdict_kept(values, cast.copy(), form), cast)
+
+    def _scores(self, mode: Mode, values: Reals, form: Form) -> Reals:
+        if form != "values" and mode == "label":
+            return label(values, form)
+        if form != "values" and mode == "top_k" and values.shape[1] > 1:
+            return best_few(values, form, self._style.top_k)
+        return rounded(values, form, self._style.decimals)
+
+    def _texts(self, view: _Tensor) -> _Tensor:
+        style, columns = self._style, view.shape[2]
+
+        def change(number: int, scores: Reals, classes: list[int]) -> shaping_texts.Changed:
+            if style.mode == "noise":
+                row = number // view.shape[1]
+                drawn = self._drawn(len(view), max(classes) + 1, row)[0, classes]
+                return shaping_texts.disturbed(
+                    scores, drawn * style.noise * np.sqrt(0.5), keep=style.keep_best
+                )
+            if style.mode == "label":
+                return shaping_texts.label(scores)
+            if style.mode == "top_k":
+                return shaping_texts.best_few(scores, classes, style.top_k)
+            return shaping_texts.rounded(scores, style.decimals)
+
+        found = shaping_texts.reworded(view.reshape(-1, columns), change)
+        return view if found is None else found
+
+    def _noise(self, view: _Tensor) -> tuple[Reals, Bools]:
+        """Of each thing of the view: its noise, (m, C) or (m, 2), and whether its verdict stays."""
+        style = self._style
+        columns = max(2, view.shape[2])
+        drawn = self._drawn(len(view), view.shape[1] * columns) * style.noise
+        keep = np.full(len(view), True)
+        if self._follow is not None and len(view) == len(self._follow):
+            keep = ~self._follow
+        return drawn.reshape(-1, columns), np.repeat(keep, view.shape[1])
+
+    def _drawn(self, n: int, width: int, row: int | None = None) -> Reals:
+        """(n, width) noise of all rows, or (1, width) of one; where the answer is not by row, of
+        the request as a whole."""
+        request, rest, key = self._request, self._rest, self._style.key
+        assert request is not None  # without it there is no noise
+        if n != request.n:
+            joined = None if rest is None else [b"".join(rest)]
+            return noise(key, request.rows.reshape(1, -1), width, joined)
+        if row is None:
+            return noise(key, request.rows, width, rest)
+        return noise(key, request.rows[row : row + 1], width, rest and rest[row : row + 1])

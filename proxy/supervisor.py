@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.openmetrics.exposition import generate_latest
 
+from proxy.admin.explanations import Busy
 from proxy.admin.listener import AdminListener
 from proxy.combine import combine_clients, combine_endpoints
 from proxy.control import Refusal
@@ -26,6 +27,7 @@ from proxy.http.shared_address import SharedAddress
 from proxy.launch import Launch
 from proxy.leases import Leases
 from proxy.reload import ReloadRefused, fault_words, refuse_fixed
+from proxy.samples import gathered, united
 from proxy.settings.load import load
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
@@ -50,6 +52,8 @@ _WATCH_SECONDS: Final = 1.0
 _READY_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 2.0
 _CLIENT_SECONDS: Final = 5.0
+_EXPLANATION_SECONDS: Final = 60.0
+_SAMPLE_SECONDS: Final = 60.0
 _PREPARE_SECONDS: Final = 60.0
 _SUMMARY_SECONDS: Final = 10.0
 _EXIT_CONFIGURATION: Final = 3
@@ -305,6 +309,34 @@ class _Supervisor:
         answers = await self._fleet.ask_all("client", (client, endpoint), seconds=_CLIENT_SECONDS)
         return combine_clients(_heard(answers.values()))
 
+    async def explanation(self, exchange: str) -> dict[str, Any] | None:
+        """As ``AdminSource``: one worker at most has it."""
+        answers = await self._fleet.ask_all("explanation", exchange, seconds=_EXPLANATION_SECONDS)
+        return _explained(list(answers.values()))
+
+    async def sample(self, endpoint: str) -> bytes:
+        """As ``AdminSource``: what all workers captured, as one."""
+        parts: list[bytes] = []
+        missing = f"no worker has captured anything at {endpoint}"
+        for member in [member for member in self._fleet.members if member.serving]:
+
+            async def page(offset: int, member: Member = member) -> dict[str, Any]:
+                asked = endpoint, offset
+                answer = await self._fleet.ask(member, "sample", asked, seconds=_SAMPLE_SECONDS)
+                if isinstance(answer, Refusal) and answer.kind == "lookup":
+                    raise LookupError(answer.message)
+                if not isinstance(answer, dict):
+                    raise Busy("a worker did not answer: try again in a moment")
+                return answer
+
+            try:
+                parts.append(await gathered(page))
+            except LookupError as error:
+                missing = str(error)
+        if not parts:
+            raise LookupError(missing)
+        return await asyncio.to_thread(united, parts)
+
     async def forgive(self, client: str, endpoint: str | None) -> None:
         """As ``AdminSource``: told to every worker, so that it holds at once."""
         answers = await self._fleet.ask_all("forgive", (client, endpoint), seconds=_CLIENT_SECONDS)
@@ -359,6 +391,23 @@ def _open_leases(settings: Settings) -> Leases:
         return Leases(settings)
     except StateError as error:
         raise StartError(str(error), _EXIT_CONFIGURATION) from error
+
+
+def _explained(answers: Sequence[Report]) -> dict[str, Any] | None:
+    """The explanation, if a worker gave one; None if all say that they do not keep the exchange.
+
+    Raises:
+        Busy: if one that may keep it did not say.
+    """
+    for answer in answers:
+        if isinstance(answer, dict):
+            return answer
+    for answer in answers:
+        if isinstance(answer, Refusal) and answer.kind == "busy":
+            raise Busy(answer.message)
+    if not answers or any(isinstance(answer, Exception) for answer in answers):
+        raise Busy("a worker did not answer: try again in a moment")
+    return None
 
 
 def _heard(answers: Iterable[Report]) -> list[Any]:

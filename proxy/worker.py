@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
+from proxy.admin.explanations import Busy
 from proxy.build import BuildError
 from proxy.control import NOTE, Answering, Question, Refusal
 from proxy.launch import Launch
@@ -116,6 +117,8 @@ class _Worker:
             "endpoints": self._endpoints,
             "clients": self._clients,
             "client": self._client,
+            "explanation": self._explanation,
+            "sample": self._sample,
             "forgive": self._forgive,
             "ban": self._ban,
             "prepare": self._prepare,
@@ -139,6 +142,8 @@ class _Worker:
             self._channel.answer(question.number, await find(question.value))
         except StateUnavailable as error:
             self._channel.refuse(question.number, Refusal("unavailable", str(error)))
+        except Busy as busy:
+            self._channel.refuse(question.number, Refusal("busy", str(busy)))
         except (SettingsError, BuildError, ReloadRefused) as error:
             self._channel.refuse(question.number, Refusal("refused", fault_words(error)))
         except Exception as error:
@@ -163,6 +168,12 @@ class _Worker:
 
     async def _client(self, asked: tuple[str, str | None]) -> list[dict[str, Any]]:
         return await self._server.client(*asked)
+
+    async def _explanation(self, exchange: str) -> dict[str, Any] | None:
+        return await self._server.explanation(exchange)
+
+    async def _sample(self, asked: tuple[str, int]) -> dict[str, Any]:
+        return await self._server.sample_page(*asked)
 
     async def _forgive(self, asked: tuple[str, str | None]) -> None:
         await self._server.forgive(*asked)

@@ -14,18 +14,22 @@ the budget holds without it.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from detectors.agreement.base import AgreementDetector, Answers, Need, SecondOpinion
+from detectors.agreement.panel import Panel
 from detectors.arrays import Floats
 from detectors.base import Rows
 from detectors.calibration import DECISION_SLACK, Calibration, Tail
 from detectors.scorer import ScoreFault, Verdicts
 
 _SMALLEST: Final = float(np.finfo(np.float64).tiny)
+_NOT_FINITE: Final = "a score of a row and its answer is not finite"
 
 
 class AnswerScorer:
@@ -98,6 +102,8 @@ class AnswerScorer:
         self.suspicion: Final = float(suspicion)
         self.needs: Final[frozenset[Need]] = frozenset(one.needs for one in every)
         self._flag_above: Final = calibration.flag_above
+        self._panel: Final = Panel(self.detectors)
+        self._curves: Final = tuple(_Curve(tail) for tail in (entry, total, *tails))
 
     @property
     def threshold(self) -> float:
@@ -146,15 +152,28 @@ class AnswerScorer:
             ScoreFault: if a score of any row is not finite.
             ValueError: if rows and answers do not fit the detectors, or each other.
         """
-        scores = np.empty((len(rows), len(self.detectors)))
-        for k, detector in enumerate(self.detectors):
-            scores[:, k] = detector.score(rows, answers)
+        scores = self._panel.scores(rows, answers)
+        if merged.shape != (len(rows),):
+            raise ValueError(f"{merged.shape} merged scores of {len(rows)} rows")
+        if len(rows) == 1:
+            return self._score_one(scores, float(merged[0]))
         entry = self.entry(merged)
         if not bool(np.isfinite(scores).all() & np.isfinite(entry).all()):
-            raise ScoreFault("a score of a row and its answer is not finite")
+            raise ScoreFault(_NOT_FINITE)
         evidence = np.stack([tail(scores[:, k]) for k, tail in enumerate(self.tails)], axis=1)
         joint = np.maximum(entry - self.handicap, self.total(entry + evidence.sum(axis=1)))
         return self._verdicts(self.names, joint, scores, evidence)
+
+    def _score_one(self, scores: Floats, merged: float) -> Verdicts:
+        """As for many rows, without the cost of arrays of one element."""
+        values = scores[0].tolist()
+        if not math.isfinite(merged) or not all(map(math.isfinite, values)):
+            raise ScoreFault(_NOT_FINITE)
+        entry_of, total_of, *curves = self._curves
+        entry = entry_of(merged)
+        evidence = [curve(value) for curve, value in zip(curves, values, strict=True)]
+        joint = max(entry - self.handicap, total_of(entry + sum(evidence)))
+        return self._verdicts(self.names, np.array([joint]), scores, np.array([evidence]))
 
     def suspicious(self, verdicts: Verdicts) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """(n,): the rows that are not flagged, but of which a second opinion is worth its cost."""
@@ -208,6 +227,29 @@ class AnswerScorer:
             scores,
             np.maximum(np.exp(-evidence), _SMALLEST),
         )
+
+
+class _Curve:
+    """A tail for one score at a time: equal to it to 1e-12."""
+
+    __slots__ = ("_evidence", "_knots", "_scale", "_shape")
+
+    def __init__(self, tail: Tail) -> None:
+        self._knots: list[float] = tail.knots.tolist()
+        self._evidence: list[float] = tail.evidence.tolist()
+        self._shape = tail.shape
+        self._scale = tail.scale
+
+    def __call__(self, score: float) -> float:
+        knots, evidence = self._knots, self._evidence
+        place = bisect_right(knots, score)
+        if place == len(knots):
+            excess = (score - knots[-1]) / self._scale
+            return evidence[-1] + math.log1p(self._shape * excess) / self._shape
+        if place == 0:
+            return evidence[0]
+        share = (score - knots[place - 1]) / (knots[place] - knots[place - 1])
+        return evidence[place - 1] + share * (evidence[place] - evidence[place - 1])
 
 
 def _inverse(tail: Tail, evidence: float) -> float:

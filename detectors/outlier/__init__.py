@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from detectors.outlier.gmm import GaussianMixture
+from detectors.outlier.autoencoder import Autoencoder, VariationalAutoencoder
+from detectors.outlier.cluster_distance import ClusterDistance
+from detectors.outlier.component_distance import ComponentDistance
+from detectors.outlier.empirical_tails import Copod, Ecod
+from detectors.outlier.gmm import DiagonalMixture, GaussianMixture
+from detectors.outlier.half_space import HalfSpace
+from detectors.outlier.histograms import Histograms, ProjectedHistograms
 from detectors.outlier.isolation_forest import IsolationForest
-from detectors.outlier.knn import NearestNeighbours
+from detectors.outlier.knn import MeanNeighbours, MedianNeighbours, NearestNeighbours
+from detectors.outlier.lof import LocalOutlierFactor
 from detectors.outlier.mahalanobis import Mahalanobis
 from detectors.outlier.one_class_svm import OneClassSVM
 from detectors.outlier.pca import PrincipalComponents
-from detectors.outlier.projection import ProjectedDetector
+from detectors.outlier.projection import ProjectedDetector, RawDetector
 
-OutlierDetector: TypeAlias = ProjectedDetector | IsolationForest
+OutlierDetector: TypeAlias = ProjectedDetector | RawDetector
 
 REGISTRY: Final[dict[str, type[OutlierDetector]]] = {
     detector.name: detector
@@ -23,17 +30,45 @@ REGISTRY: Final[dict[str, type[OutlierDetector]]] = {
         NearestNeighbours,
         GaussianMixture,
         OneClassSVM,
+        MeanNeighbours,
+        MedianNeighbours,
+        DiagonalMixture,
+        LocalOutlierFactor,
+        ComponentDistance,
+        ClusterDistance,
+        HalfSpace,
+        Histograms,
+        ProjectedHistograms,
+        Ecod,
+        Copod,
+        Autoencoder,
+        VariationalAutoencoder,
     )
 }
-"""Every outlier detector by its registered name."""
+"""Every outlier detector by its registered name: what a bundle may hold."""
 
 __all__ = [
     "REGISTRY",
+    "Autoencoder",
+    "ClusterDistance",
+    "ComponentDistance",
+    "Copod",
+    "DiagonalMixture",
+    "Ecod",
     "GaussianMixture",
+    "HalfSpace",
+    "Histograms",
     "IsolationForest",
+    "LocalOutlierFactor",
     "Mahalanobis",
+    "MeanNeighbours",
+    "MedianNeighbours",
     "NearestNeighbours",
     "OneClassSVM",
     "OutlierDetector",
     "PrincipalComponents",
+    "ProjectedDetector",
+    "ProjectedHistograms",
+    "RawDetector",
+    "VariationalAutoencoder",
 ]

@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from detectors.arrays import Floats, Indices, Singles, check_rows, frozen, real, whole
 from detectors.base import Rows
-from detectors.outlier.projection import CHUNK_ELEMENTS
+from detectors.outlier.projection import CHUNK_ELEMENTS, RawDetector
 
 _DEPTH_CAP = 64
 _FEATURE_CAP = 1 << 16
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class IsolationForest:
+class IsolationForest(RawDetector):
     """2^(-(sum over trees of the path length) / normaliser): short paths are suspicious.
 
     Liu, Ting and Zhou (2008). Each tree lies breadth first, so that a right child follows its left

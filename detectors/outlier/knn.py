@@ -1,24 +1,21 @@
-"""Distance to the k-th nearest training row."""
+"""Distance to the nearest training rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from detectors.arrays import Floats, frozen, whole
-from detectors.outlier.projection import CHUNK_ELEMENTS, Projected, ProjectedDetector
-
-_SPARE = 4  # more candidates than k: rounding in the screening cannot lose a true neighbour
+from detectors.outlier.neighbours import candidates, chunk_rows, squared_lengths
+from detectors.outlier.projection import Projected, ProjectedDetector
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class NearestNeighbours(ProjectedDetector):
-    """Euclidean distance, in principal components, to the k-th nearest reference row.
+    """Euclidean distance, in the space of the projection, to the k-th nearest reference row.
 
-    Ramaswamy, Rastogi and Shim (2000). The search is exact over a bounded reference: a matrix
-    product screens candidates and only they are measured by their differences, so that a row close
-    to the reference loses no digits.
+    Ramaswamy, Rastogi and Shim (2000). The search is exact over a bounded reference.
 
     Equal to ``NearestNeighbors(k).kneighbors`` on the same reference to 1e-9 of the distance plus
     1e-7 of the row's length.
@@ -32,6 +29,7 @@ class NearestNeighbours(ProjectedDetector):
 
     reference: Floats
     neighbours: int
+    _lengths: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         reference = frozen(self.reference, np.float64, (None, None))
@@ -41,32 +39,51 @@ class NearestNeighbours(ProjectedDetector):
         if not bool((np.diff(reference[:, 0]) >= 0).all()):
             raise ValueError("the reference is not sorted by its first component")
         object.__setattr__(self, "reference", reference)
+        object.__setattr__(self, "_lengths", squared_lengths(reference))
 
     def measure(self, projected: Projected) -> Floats:
         """Projected rows to (n,) distances, high = suspicious."""
         rows = projected.components[:, : self.reference.shape[1]]
-        chunk = max(1, CHUNK_ELEMENTS // self.reference.size)
+        chunk = chunk_rows(self.reference, self.neighbours)
         scores = np.empty(len(rows))
         with np.errstate(all="ignore"):
-            lengths = np.einsum("ij,ij->i", self.reference, self.reference)
             for start in range(0, len(rows), chunk):
                 part = rows[start : start + chunk]
-                scores[start : start + chunk] = self._distances(part, lengths)
+                _, squared = candidates(part, self.reference, self._lengths, self.neighbours)
+                # A sort puts NaN last, where the k-th value would not see it.
+                poison = squared.sum(axis=1) * 0.0
+                scores[start : start + chunk] = self._of(squared) + poison
         return scores
 
-    def _distances(self, rows: Floats, lengths: Floats) -> Floats:
+    def _of(self, squared: Floats) -> Floats:
+        """(n, c) squared distances of candidates to (n,) distances."""
         kth = self.neighbours - 1
-        if self.neighbours + _SPARE >= len(lengths):
-            near = self.reference[None]
-        else:
-            # |x|^2 is the same for every candidate of a row, so the screening leaves it out.
-            screen = lengths - 2.0 * (rows @ self.reference.T)
-            picked = np.argpartition(screen, kth + _SPARE, axis=1)[:, : kth + 1 + _SPARE]
-            near = self.reference[picked]
-        gap = near - rows[:, None]
-        squared = np.einsum("ijk,ijk->ij", gap, gap)
-        # A sort puts NaN last, where the k-th value would not see it.
-        poison = squared.sum(axis=1) * 0.0
         squared.partition(kth, axis=1)
-        distances: Floats = np.sqrt(squared[:, kth]) + poison
+        distances: Floats = np.sqrt(squared[:, kth])
         return distances
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MeanNeighbours(NearestNeighbours):
+    """The mean of the distances to the k nearest reference rows (Angiulli and Pizzuti 2002)."""
+
+    name = "knn_mean"
+
+    def _of(self, squared: Floats) -> Floats:
+        squared.partition(self.neighbours - 1, axis=1)
+        means: Floats = np.sqrt(squared[:, : self.neighbours]).mean(axis=1)
+        return means
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MedianNeighbours(NearestNeighbours):
+    """The median of the distances to the k nearest reference rows."""
+
+    name = "knn_median"
+
+    def _of(self, squared: Floats) -> Floats:
+        squared.partition(self.neighbours - 1, axis=1)
+        nearest = np.sort(np.sqrt(squared[:, : self.neighbours]), axis=1)
+        low, high = (self.neighbours - 1) // 2, self.neighbours // 2
+        medians: Floats = (nearest[:, low] + nearest[:, high]) / 2
+        return medians

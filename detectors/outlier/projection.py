@@ -1,13 +1,13 @@
-"""Standardised principal components: the space in which all detectors but the forest work.
+"""The space that a detector works in: standardised principal components, or the rows as they come.
 
-A bundle holds one projection and all its detectors share it, each taking as many leading components
-as it needs, so that a row is projected once.
+The detectors that are fitted together share one projection, each taking as many leading components
+as it needs, so that a row is projected once. An estimator that was fitted elsewhere brings its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,8 @@ class Projection:
     Attributes:
         mean: (d,) float64.
         scale: (d,) float64, positive.
-        basis: (rank, d) float64, orthonormal rows, by falling variance.
+        basis: (rank, d) float64, orthonormal rows, by falling variance. With no rows at all it
+            stands for the identity: nothing is turned, y is z.
         complete: whether the basis leaves nothing out (rank equals d).
     """
 
@@ -49,17 +50,22 @@ class Projection:
     def __post_init__(self) -> None:
         mean = frozen(self.mean, np.float64, (None,))
         basis = frozen(self.basis, np.float64, (None, mean.size))
-        if not 1 <= len(basis) <= mean.size:
+        if not mean.size or len(basis) > mean.size:
             raise ValueError(f"a basis of {len(basis)} components for {mean.size} features")
         scale = frozen(self.scale, np.float64, (mean.size,))
         if not bool((scale > 0).all()):
             raise ValueError("every scale must be positive")
-        if float(np.abs(basis).max()) > 1 + 1e-6:
+        if float(np.abs(basis).max(initial=0.0)) > 1 + 1e-6:
             raise ValueError("the basis is not orthonormal")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "basis", basis)
-        object.__setattr__(self, "complete", len(basis) == mean.size)
+        object.__setattr__(self, "complete", len(basis) in {0, mean.size})
+
+    @classmethod
+    def identity(cls, features: int) -> Projection:
+        """Rows of ``features`` values as they come."""
+        return cls(np.zeros(features), np.ones(features), np.zeros((0, features)))
 
     @property
     def features(self) -> int:
@@ -69,7 +75,12 @@ class Projection:
     @property
     def rank(self) -> int:
         """The number of components."""
-        return len(self.basis)
+        return len(self.basis) or self.mean.size
+
+    @property
+    def turns(self) -> bool:
+        """Whether there is a basis, and not the identity."""
+        return len(self.basis) > 0
 
     def apply(self, rows: Rows | Singles) -> Projected:
         """(n, d) float32 to the projected rows. Values that are not finite stay so.
@@ -82,14 +93,35 @@ class Projection:
         with np.errstate(all="ignore"):
             standard = (rows - self.mean) / self.scale
             norms = np.einsum("ij,ij->i", standard, standard)
-            return Projected(standard @ self.basis.T, norms)
+            return Projected(standard @ self.basis.T if len(self.basis) else standard, norms)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RawDetector:
+    """A detector that reads rows as they come. Subclasses add name, arrays and ``score``."""
+
+    name: ClassVar[str] = ""
+
+    if TYPE_CHECKING:  # at run time a dataclass would take it for the default of a field
+
+        @property
+        def features(self) -> int:
+            """d: the number of features of a row."""
+
+    def score(self, rows: Rows) -> Floats:
+        """(n, d) float32 to (n,) float64, high = suspicious; not finite for a row that is not.
+
+        Raises:
+            ValueError: if ``rows`` is not (n, d) float32.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ProjectedDetector:
     """A detector that measures projected rows. Subclasses add name, arrays and ``measure``."""
 
-    name = ""
+    name: ClassVar[str] = ""
 
     projection: Projection
 

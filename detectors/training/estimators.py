@@ -50,7 +50,8 @@ SETTINGS: Final[dict[str, dict[str, int | float | str]]] = {
     "gmm": {"components_cap": MIXTURE_COMPONENTS, "rank_cap": MIXTURE_RANK_CAP},
     "one_class_svm": {"nu": SVM_NU, "rank_cap": SVM_RANK_CAP, "rows_cap": SVM_ROW_CAP},
 }
-"""What each kind was fitted with, for the manifest."""
+"""What each kind was fitted with, for the manifest: the kinds that are fitted by name."""
+KINDS: Final = tuple(SETTINGS)
 EULER_GAMMA: Final = 0.5772156649015329
 
 
@@ -180,7 +181,7 @@ def fit_gmm(space: Space) -> GaussianMixture:
 
 def compile_gmm(projection: Projection, mixture: SklearnMixture) -> GaussianMixture:
     """A fitted mixture with full covariances as arrays."""
-    factors = np.swapaxes(mixture.precisions_cholesky_, 1, 2)
+    factors = np.swapaxes(mixture.precisions_cholesky_.astype(np.float64), 1, 2)
     rank = factors.shape[1]
     log_determinants = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
     offsets = np.log(mixture.weights_) + log_determinants - 0.5 * rank * np.log(2 * np.pi)
@@ -218,13 +219,13 @@ def fit_isolation_forest(rows: Singles, seed: int) -> IsolationForest:
 
 
 def compile_isolation_forest(forest: SklearnForest) -> IsolationForest:
-    """A fitted forest (all features in every tree) as arrays."""
+    """A fitted forest as arrays; each tree may know only some of the features."""
     roots: list[int] = []
     parts: list[tuple[npt.NDArray[Any], ...]] = []
     offset = 0
-    for estimator in forest.estimators_:
+    for estimator, known in zip(forest.estimators_, forest.estimators_features_, strict=True):
         roots.append(offset)
-        part = _flatten(estimator.tree_, offset)
+        part = _flatten(estimator.tree_, np.asarray(known), offset)
         parts.append(part)
         offset += len(part[0])
     feature, threshold, left, length = (
@@ -241,7 +242,9 @@ def compile_isolation_forest(forest: SklearnForest) -> IsolationForest:
     )
 
 
-def _flatten(tree: Any, offset: int) -> tuple[npt.NDArray[Any], ...]:
+def _flatten(
+    tree: Any, known: npt.NDArray[np.integer], offset: int
+) -> tuple[npt.NDArray[Any], ...]:
     """One tree, breadth first, as feature, threshold, left and length."""
     order = [0]
     depth = [0]
@@ -257,7 +260,7 @@ def _flatten(tree: Any, offset: int) -> tuple[npt.NDArray[Any], ...]:
     left = np.where(leaf, np.arange(len(nodes)), place[children]) + offset
     length = np.where(leaf, depth + unsuccessful_search(tree.n_node_samples[nodes]), 0.0)
     return (
-        np.where(leaf, 0, tree.feature[nodes]).astype(np.int32),
+        np.where(leaf, 0, known[np.where(leaf, 0, tree.feature[nodes])]).astype(np.int32),
         np.where(leaf, np.float32(np.inf), _round_down(tree.threshold[nodes])),
         left.astype(np.int32),
         length,

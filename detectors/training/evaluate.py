@@ -24,9 +24,8 @@ from sklearn.metrics import roc_auc_score
 
 from detectors.arrays import Floats, Singles
 from detectors.calibration import binomial_tail, rows_needed
-from detectors.outlier import REGISTRY
 from detectors.scorer import detector_scores
-from detectors.training.estimators import fit_detectors
+from detectors.training.estimators import KINDS, fit_detectors
 from detectors.training.fit import DEFAULT_DETECTORS, fit
 from detectors.training.splits import MIN_MERGE, MIN_TRAIN, distinct, split
 
@@ -151,7 +150,7 @@ def run_split(data: LabelledSet, alpha: float, seed: int, *, efficacy: bool = Tr
     tpr: dict[str, float] = {}
     if efficacy:
         train = pool[distinct(pool)][split(len(pool), alpha, DELTA, seed).train]
-        others = fit_detectors(train, [k for k in REGISTRY if k not in scorer.names], seed)
+        others = fit_detectors(train, [k for k in KINDS if k not in scorer.names], seed)
         everything = np.vstack([data.normal[held], outliers])
         columns = np.hstack(
             [np.vstack([test.scores, found.scores]), detector_scores(others, everything)]
@@ -288,7 +287,7 @@ def render(
     lines += ["", f"Exactly exchangeable rows would give {expected:.1%} over, on average."]
     lines += ["", "Refused as too small:", ""] + [f"- {line}" for line in refused]
     lines += ["", "### Outliers found", "", "AUC, and share found at 1 % false alarms.", ""]
-    names = [MERGED, *REGISTRY]
+    names = [MERGED, *KINDS]
     lines += [f"| set | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     groups = {
         "mean, development sets": [n for n in efficacy if n in DEVELOPMENT],

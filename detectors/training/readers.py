@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,75 @@ def read_labels(path: Path, count: int) -> npt.NDArray[np.str_]:
     return labels
 
 
+def read_targets(path: Path, count: int) -> npt.NDArray[np.float64]:
+    """(count, m) true values of a regression model, one or more a row.
+
+    Raises:
+        DataError: if they are not finite numbers, or not as many as there are rows.
+    """
+    array = _read(path)[0]
+    if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "biuf":
+        raise DataError(
+            f"{path}: expected numbers, one or more a row; got {_kind(array)} of {array.shape}"
+        )
+    if len(array) != count:
+        raise DataError(f"{path}: {len(array)} values for {count} rows")
+    wide = array.reshape(count, -1).astype(np.float64)
+    if not bool(np.isfinite(wide).all()):
+        raise DataError(f"{path}: {int((~np.isfinite(wide)).sum())} values are not finite")
+    return wide
+
+
+def read_mask(path: Path, count: int) -> npt.NDArray[np.bool_]:
+    """(count,) true or false, or 1 or 0, for each row.
+
+    Raises:
+        DataError: if it is not that, or not as many as there are rows.
+    """
+    array = _read(path)[0]
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "biuf" or not bool(np.isin(array, (0, 1)).all()):
+        raise DataError(f"{path}: expected true or false, or 1 or 0, for each row")
+    if len(array) != count:
+        raise DataError(f"{path}: {len(array)} values for {count} rows")
+    return array.astype(np.bool_)
+
+
+ANSWER_NAMES: Final = ("probabilities", "logits", "values", "labels", "answers")
+"""What an array of answers may be called in a .npz file, the best first."""
+
+
+def read_answers(path: Path, count: int) -> tuple[npt.NDArray[Any], str]:
+    """What a model said of ``count`` rows, as its server would: numbers, or words; and the array's
+    name, or "" if it has none.
+
+    Raises:
+        DataError: if it is not as many as there are rows, or neither numbers nor words.
+    """
+    name = ""
+    if path.suffix.lower() == ".npz":
+        array, name = _read_named(path, ANSWER_NAMES)
+    else:
+        array = _read(path, text=True)[0]
+    if array.ndim == 0 or len(array) != count:
+        raise DataError(f"{path}: answers of shape {array.shape} for {count} rows")
+    if array.dtype.kind == "U" and not _are_whole(array) and all(map(_is_number, array.ravel())):
+        array = array.astype(np.float64)  # a column of text that holds scores or values
+    if array.dtype.kind == "U":
+        words = [word.encode() for word in array.ravel().tolist()]
+        array = np.array(words, dtype=object).reshape(array.shape)
+    elif array.dtype.kind not in "biuf":
+        raise DataError(f"{path}: expected numbers or words, got {_kind(array)}")
+    elif not bool(np.isfinite(array).all()):
+        raise DataError(f"{path}: {int((~np.isfinite(array)).sum())} answers are not finite")
+    return array, name
+
+
+def _are_whole(words: npt.NDArray[np.str_]) -> bool:
+    return all(word.removeprefix("-").isdecimal() for word in words.ravel().tolist())
+
+
 def _kind(array: npt.NDArray[Any]) -> str:
     words = {"O": "mixed types", "U": "text", "S": "text", "c": "complex numbers", "V": "records"}
     return words.get(array.dtype.kind, str(array.dtype))
@@ -113,15 +183,21 @@ def _read(path: Path, *, text: bool = False) -> tuple[npt.NDArray[Any], tuple[st
 
 
 def _read_numpy(path: Path, text: bool) -> tuple[npt.NDArray[Any], None]:
-    wanted = "y" if text else "X"
+    return _read_named(path, ("y" if text else "X",))[0], None
+
+
+def _read_named(path: Path, wanted: Sequence[str]) -> tuple[npt.NDArray[Any], str]:
+    """The array of a numpy file and its name: the only one, or the first of those wanted."""
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                return loaded, None
+                return loaded, ""
             names = sorted(loaded.files)
-            name = names[0] if len(names) == 1 else wanted
-            array = loaded[name] if name in names else None
+            found = [name for name in wanted if name in names] or (names if len(names) == 1 else [])
+            array = loaded[found[0]] if found else None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         if "allow_pickle" in str(error) or "pickle" in str(error):
             raise DataError(
@@ -129,8 +205,10 @@ def _read_numpy(path: Path, text: bool) -> tuple[npt.NDArray[Any], None]:
             ) from error
         raise DataError(f"{path}: not a readable {path.suffix[1:]} file: {error}") from error
     if array is None:
-        raise DataError(f"{path}: expected one array, or one named {wanted}; got {names}")
-    return array, None
+        raise DataError(
+            f"{path}: expected one array, or one named {' or '.join(wanted)}; got {names}"
+        )
+    return array, found[0]
 
 
 def _read_csv(path: Path, text: bool) -> tuple[npt.NDArray[Any], tuple[str, ...] | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -98,7 +98,9 @@ STEPPING: Final = ("simba", "square")
 MOST_BASES: Final = 80
 
 
-def attack(victim: Victim, name: str, base: Singles, seed: int) -> Trace:
+def attack(
+    victim: Victim, name: str, base: Singles, seed: int, steps: Sequence[float] = STEPS
+) -> Trace:
     """Attacks one row, undefended, and gives what was asked.
 
     Args:
@@ -107,9 +109,10 @@ def attack(victim: Victim, name: str, base: Singles, seed: int) -> Trace:
         base: (d,) a row that the model gets right.
         seed: of the attack's own randomness: it replaces numpy's and Python's global state, which
             is what the toolbox draws from.
+        steps: step sizes to try in turn, of those attacks that have one.
     """
-    trace = _attack(victim, name, base, seed, STEPS[0])
-    for step in STEPS[1:] if name in STEPPING else ():
+    trace = _attack(victim, name, base, seed, steps[0])
+    for step in steps[1:] if name in STEPPING else ():
         if trace.success:
             break
         trace = _attack(victim, name, base, seed, step)

@@ -1,4 +1,5 @@
-"""What the admin listener answers: health, readiness, metrics, the endpoints, and their clients."""
+"""What the admin listener answers: health, readiness, metrics, the endpoints, their clients, what
+was captured of their traffic, and why exchanges were refused."""
 
 from __future__ import annotations
 
@@ -9,14 +10,17 @@ from typing import Any, Final, Protocol
 import orjson
 from aiohttp import web
 
-from proxy.admin.clients import ClientSource, add_routes
+from proxy.admin import captures, clients, explanations
+from proxy.admin.captures import CaptureSource
+from proxy.admin.clients import ClientSource
+from proxy.admin.explanations import ExplanationSource
 from proxy.admin.guard import Guard
 from proxy.telemetry.exposition import OPENMETRICS, TEXT
 
 _VERSION: Final = version("bartizan")
 
 
-class AdminSource(ClientSource, Protocol):
+class AdminSource(ClientSource, ExplanationSource, CaptureSource, Protocol):
     """What the admin listener asks: one worker, or the supervisor of several. Values are ready for
     JSON."""
 
@@ -40,7 +44,9 @@ def make_app(source: AdminSource, guard: Guard) -> web.Application:
     app.router.add_get("/version", handlers.version)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/api/v1/endpoints", handlers.endpoints)
-    add_routes(app, source)
+    clients.add_routes(app, source)
+    explanations.add_routes(app, source)
+    captures.add_routes(app, source)
     return app
 
 

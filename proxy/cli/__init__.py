@@ -17,6 +17,8 @@ _COMMANDS: Final = {
     "score": ("proxy.cli.score", "Score rows as the gateway would."),
     "audit": ("proxy.cli.audit", "Verify the audit log."),
     "clients": ("proxy.cli.clients", "See which clients are suspected; forgive or ban them."),
+    "explain": ("proxy.cli.explain", "Explain why an exchange was refused or shaped."),
+    "record": ("proxy.cli.record", "Record a sample of live traffic, to fit a bundle from."),
     "demo": ("proxy.cli.demo", "Show the firewall at work."),
 }
 

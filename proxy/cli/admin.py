@@ -13,8 +13,9 @@ import orjson
 
 from proxy.settings.fields import Address, Origin
 
-_SECONDS: Final = 10.0  # for each of connecting, sending and reading
+ANSWER_SECONDS: Final = 10.0
 _MOST_BYTES: Final = 16 * 2**20
+_MOST_FILE_BYTES: Final = 512 * 2**20
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where it listens, not we
 
 
@@ -32,10 +33,14 @@ class AdminListener:
     Args:
         origin: where it is. Neither proxies nor redirects are followed.
         token: its bearer token, None for none.
+        seconds: how long each of connecting, sending and reading may take.
     """
 
-    def __init__(self, origin: Origin, token: str | None = None) -> None:
+    def __init__(
+        self, origin: Origin, token: str | None = None, *, seconds: float = ANSWER_SECONDS
+    ) -> None:
         self._origin = origin
+        self._seconds = seconds
         self._headers: dict[str, str | bytes] = {"Accept": "application/json"}
         if token:
             self._headers["Authorization"] = b"Bearer " + token.encode()
@@ -57,6 +62,28 @@ class AdminListener:
             Unreachable: if nobody answers.
             Failed: if the answer is a refusal, or none of an admin listener.
         """
+        status, text = self._exchange(method, path, query, body, _MOST_BYTES)
+        return self._read(status, text)
+
+    def fetch(self, path: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            Unreachable, Failed: as :meth:`ask`.
+        """
+        status, data = self._exchange("GET", path, None, None, _MOST_FILE_BYTES)
+        if status != 200:
+            self._read(status, data)
+        return data
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int | None] | None,
+        body: object,
+        most: int,
+    ) -> tuple[int, bytes]:
         given = {key: value for key, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given)}" if given else path
         headers = dict(self._headers)
@@ -64,11 +91,11 @@ class AdminListener:
         if method == "POST":
             data = orjson.dumps(body if body is not None else {})
             headers["Content-Type"] = "application/json"
-        connection = _connection(self._origin)
+        connection = _connection(self._origin, self._seconds)
         try:
             connection.request(method, target, data, headers)
             answer = connection.getresponse()
-            text = answer.read(_MOST_BYTES)
+            text = answer.read(most)
             if answer.length:  # http.client tells only those who read without a bound
                 raise IncompleteRead(text, answer.length)
         except (OSError, HTTPException) as error:
@@ -76,7 +103,7 @@ class AdminListener:
             raise Unreachable(f"{self._origin}: {why}") from error
         finally:
             connection.close()
-        return self._read(answer.status, text)
+        return answer.status, text
 
     def _read(self, status: int, text: bytes) -> dict[str, Any]:
         if status == 401:
@@ -108,19 +135,19 @@ def origin_of(address: Address) -> Origin:
     return Origin(reached, tls=False, authority=reached.authority)
 
 
-def _connection(origin: Origin) -> HTTPConnection:
+def _connection(origin: Origin, seconds: float) -> HTTPConnection:
     address = origin.address
     if address.path:
-        return _UnixConnection(address.path)
+        return _UnixConnection(address.path, seconds)
     kind = HTTPSConnection if origin.tls else HTTPConnection
-    return kind(address.host, address.port, timeout=_SECONDS)
+    return kind(address.host, address.port, timeout=seconds)
 
 
 class _UnixConnection(HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_SECONDS)
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:

@@ -7,25 +7,17 @@ import re
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import click
-from pydantic import TypeAdapter, ValidationError
 
-from proxy.cli.admin import AdminListener, Failed, Unreachable, origin_of
+from proxy.cli.admin import AdminListener
+from proxy.cli.asking import answered, listener, listener_options
 from proxy.cli.client_tables import UNITS, print_client, print_list, printable
-from proxy.settings.fields import Origin, Upstream
-from proxy.settings.load import load
-from proxy.settings.problems import SettingsError
+from proxy.settings.fields import Origin
 
-EXIT_FAILED: Final = 1
-EXIT_CONFIGURATION: Final = 3
-EXIT_UNREACHABLE: Final = 4
-
-_USUAL: Final = "http://127.0.0.1:9090"
 _PATH: Final = "/api/v1/clients"
 _YEAR: Final = 365 * 86_400
-_ORIGIN: Final[TypeAdapter[Origin]] = TypeAdapter(Upstream)
 
 _Entry = dict[str, Any]
 _Command = Callable[..., _Entry]
@@ -47,14 +39,6 @@ def seconds_of(text: str) -> int:
     return seconds
 
 
-def _origin(_context: click.Context, _option: click.Parameter, value: str | None) -> Origin | None:
-    try:
-        return None if value is None else _ORIGIN.validate_python(value)
-    except ValidationError as error:
-        words = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise click.BadParameter(words.removeprefix("Value error, ")) from None
-
-
 def _client(_context: click.Context, _argument: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{32}", value):
         raise click.BadParameter("a client is 32 hex digits in lower case, as in the audit log")
@@ -68,27 +52,6 @@ def _duration(_context: click.Context, _option: click.Parameter, value: str) -> 
         raise click.BadParameter(str(error)) from None
 
 
-def _listener(admin: Origin | None, token: str | None, config: Path | None) -> AdminListener:
-    """The listener that the options name."""
-    if config is not None:
-        if admin is not None:
-            raise click.UsageError("--admin and --config exclude each other")
-        try:
-            settings = load(config).admin
-        except SettingsError as error:
-            click.echo(str(error), err=True)
-            raise SystemExit(EXIT_CONFIGURATION) from None
-        try:
-            admin = origin_of(settings.listen)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-        if not token and settings.token is not None:
-            token = settings.token.get_secret_value()
-    if token and not token.isprintable():
-        raise click.UsageError("the token holds a character that no header can")
-    return AdminListener(admin or _ORIGIN.validate_python(_USUAL), token)
-
-
 def _asking(show: _Show) -> Callable[[_Command], Callable[..., None]]:
     """Makes a command of a function that asks the listener.
 
@@ -97,25 +60,7 @@ def _asking(show: _Show) -> Callable[[_Command], Callable[..., None]]:
     """
 
     def decorate(function: _Command) -> Callable[..., None]:
-        @click.option(
-            "--admin",
-            callback=_origin,
-            metavar="URL",
-            help=f"The admin listener: http://HOST:PORT or unix:/PATH.  [default: {_USUAL}]",
-        )
-        @click.option(
-            "--token",
-            envvar="BARTIZAN_ADMIN_TOKEN",
-            show_envvar=True,
-            help="Its bearer token. Other users of the machine can read an option, but not the "
-            "variable.",
-        )
-        @click.option(
-            "--config",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="The gateway's configuration, to read address and token from.",
-        )
+        @listener_options
         @click.option("--endpoint", metavar="NAME", help="One endpoint only.  [default: all]")
         @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
         @wraps(function)
@@ -127,13 +72,8 @@ def _asking(show: _Show) -> Callable[[_Command], Callable[..., None]]:
             as_json: bool,
             **given: Any,
         ) -> None:
-            listener = _listener(admin, token, config)
-            try:
-                answer = function(listener, **given)
-            except Failed as failed:
-                _end(failed, EXIT_FAILED)
-            except Unreachable as unreachable:
-                _end(unreachable, EXIT_UNREACHABLE)
+            asked = listener(admin, token, config)
+            answer = answered(lambda: function(asked, **given))
             if as_json:
                 click.echo(json.dumps(answer))
             else:
@@ -142,11 +82,6 @@ def _asking(show: _Show) -> Callable[[_Command], Callable[..., None]]:
         return command
 
     return decorate
-
-
-def _end(error: Exception, status: int) -> NoReturn:
-    click.echo(f"bartizan: {printable(error)}", err=True)
-    raise SystemExit(status)
 
 
 @click.group()

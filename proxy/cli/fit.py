@@ -1,22 +1,25 @@
-"""``bartizan fit``: honest rows to a calibrated bundle."""
+"""``bartizan fit``: honest rows, and the model's answers to them, to a calibrated bundle."""
 
 from __future__ import annotations
 
 import datetime
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from detectors.bundle import FittedPatterns
+    from detectors.embedding import Embedding
     from detectors.training.fit import Written
-    from detectors.training.readers import Table
+    from proxy.cli.fit_data import Material
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 CLIENT_ALARM_BUDGET: Final = 0.001
+_KINDS: Final = ("auto", "probabilities", "logits", "labels", "values")
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def share(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
@@ -26,53 +29,167 @@ def share(_: click.Context, __: click.Parameter, value: float | None) -> float |
     return value
 
 
+def names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """An option of names with commas between them."""
+    found = tuple(name.strip() for name in value.split(",")) if value else ()
+    if "" in found or len(set(found)) != len(found):
+        raise click.BadParameter("expected names with commas between them, each once")
+    return found
+
+
+def lengths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """An option of lengths with commas between them."""
+    found = value.replace("x", ",").split(",") if value else []
+    if not all(length.strip().isdecimal() and int(length) > 0 for length in found):
+        raise click.BadParameter("expected lengths, such as 28,28")
+    return tuple(int(length) for length in found)
+
+
+def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+answer_options = _together(
+    click.option("--answers", type=_FILE, help="The model's answers to the rows, one a row."),
+    click.option("--model", metavar="URL", help="The model: http://HOST/v2/models/NAME."),
+    click.option("--output", help="Its output tensor.  [default: the one that fits]"),
+    click.option(
+        "--answer-kind",
+        type=click.Choice(_KINDS),
+        default="auto",
+        show_default=True,
+        help="What the answers are.",
+    ),
+    click.option(
+        "--classes",
+        callback=names,
+        help="The classes in the order of the answers' columns.  [default: as sorted]",
+    ),
+)
+"""Where the model's answers come from."""
+
+_data_options = _together(
+    click.option("--data", type=_FILE, help="Honest rows: .npy, .npz, .csv, .parquet."),
+    click.option(
+        "--labels",
+        type=_FILE,
+        help="One class label a row: the classes that the model tells apart. "
+        "With --task values: the true values.",
+    ),
+    click.option(
+        "--from-capture", "capture", type=_FILE, help="A sample of live traffic, instead."
+    ),
+    click.option("--row-shape", callback=lengths, help="Of one row, such as 28,28."),
+    click.option(
+        "--task",
+        type=click.Choice(["classes", "values"]),
+        default="classes",
+        show_default=True,
+        help="What the model answers with.",
+    ),
+    click.option("--seen", type=_FILE, help="For each row: was the model trained on it?"),
+)
+_budget_options = _together(
+    click.option(
+        "--false-positive-budget",
+        "budget",
+        type=float,
+        callback=share,
+        default=0.001,
+        show_default=True,
+        help="Share of honest rows that may be flagged.",
+    ),
+    click.option(
+        "--confidence",
+        type=float,
+        callback=share,
+        default=0.95,
+        show_default=True,
+        help="Confidence with which the budget holds.",
+    ),
+    click.option(
+        "--client-alarm-budget",
+        type=float,
+        callback=share,
+        help="Share of honest client-days that may raise an alarm.  [default: 0.001]",
+    ),
+)
+_kind_options = _together(
+    click.option("--no-patterns", is_flag=True, help="Do not learn what honest clients look like."),
+    click.option(
+        "--detectors",
+        "kinds",
+        callback=names,
+        help="Comma-separated kinds, or classes of libraries; a measured default otherwise.",
+    ),
+    click.option(
+        "--settings", type=_FILE, help="Arguments of the libraries' classes by name, YAML or JSON."
+    ),
+    click.option(
+        "--agreement",
+        callback=names,
+        help="Comma-separated kinds; a measured default otherwise.",
+    ),
+    click.option("--no-agreement", is_flag=True, help="Leave the model's answers alone."),
+    click.option(
+        "--second-opinion",
+        "opinions",
+        callback=names,
+        help="Comma-separated kinds that ask the model again; needs --model.",
+    ),
+    click.option("--embedding", type=_FILE, help="An ONNX model; its output is what is scored."),
+    click.option(
+        "--alibi-python", type=_FILE, help="Python of an environment with alibi-detect 0.11.4."
+    ),
+    click.option(
+        "--alibi-licence-held",
+        is_flag=True,
+        help="A licence for alibi-detect 0.11.5 or later is held.",
+    ),
+)
+
+
 @click.command()
-@click.option("--data", type=_FILE, required=True, help="Honest rows: .npy, .npz, .csv, .parquet.")
-@click.option(
-    "--labels", type=_FILE, help="One class label a row: the classes that the model tells apart."
-)
+@_data_options
+@answer_options
 @click.option("--out", type=_FILE, required=True, help="The bundle to write.")
+@_budget_options
+@_kind_options
 @click.option(
-    "--false-positive-budget",
-    "budget",
-    type=float,
-    callback=share,
-    default=0.001,
-    show_default=True,
-    help="Share of honest rows that may be flagged.",
+    "--keep-examples",
+    type=click.IntRange(0, 100_000),
+    default=0,
+    help="Honest rows to keep in the bundle, to explain refusals with. They are data.",
 )
-@click.option(
-    "--confidence",
-    type=float,
-    callback=share,
-    default=0.95,
-    show_default=True,
-    help="Confidence with which the budget holds.",
-)
-@click.option(
-    "--client-alarm-budget",
-    type=float,
-    callback=share,
-    help="Share of honest client-days that may raise an alarm.  [default: 0.001]",
-)
-@click.option("--no-patterns", is_flag=True, help="Do not learn what honest clients look like.")
-@click.option("--detectors", "kinds", help="Comma-separated; a measured default otherwise.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--sign", "key", type=_FILE, help="Ed25519 private key, PEM, to sign with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def fit(
     *,
-    data: Path,
-    labels: Path | None,
     out: Path,
     budget: float,
     confidence: float,
     client_alarm_budget: float | None,
     no_patterns: bool,
-    kinds: str | None,
+    kinds: tuple[str, ...],
+    settings: Path | None,
+    agreement: tuple[str, ...],
+    no_agreement: bool,
+    opinions: tuple[str, ...],
+    embedding: Path | None,
+    alibi_python: Path | None,
+    alibi_licence_held: bool,
+    keep_examples: int,
     seed: int,
     key: Path | None,
     as_json: bool,
+    task: str,
+    **sources: Any,
 ) -> None:
     """Fit, merge and calibrate detectors on honest rows, and write them as one bundle.
 
@@ -80,42 +197,63 @@ def fit(
     first. Labels are the classes that the model tells apart, never marks of outliers: every row
     counts as honest.
 
+    With the model's answers (--answers, or --model to ask for them) it also learns which answers
+    such rows get, against which small perturbations stand out; --no-agreement leaves that out.
+
     From the same rows it learns the patterns of honest clients over time, against which theft and
     probing stand out; --no-patterns leaves them out.
     """
     try:
         from detectors.training.fit import DEFAULT_DETECTORS, write  # noqa: PLC0415 - an extra
         from detectors.training.fit import fit as fit_rows  # noqa: PLC0415
+        from detectors.training.libraries import Libraries  # noqa: PLC0415
         from detectors.training.patterns import PatternRowsError  # noqa: PLC0415
-        from detectors.training.readers import read_labels, read_table  # noqa: PLC0415
         from detectors.training.splits import MIN_MERGE, MIN_TRAIN  # noqa: PLC0415
+        from detectors.training.trainers import parse_settings  # noqa: PLC0415
+        from proxy.cli.fit_data import Sources, gather  # noqa: PLC0415
     except ImportError as error:
         raise click.ClickException(
             f"fit needs the train extra, pip install 'bartizan[train]' ({error})"
         ) from error
-    chosen = tuple(k.strip() for k in kinds.split(",")) if kinds else DEFAULT_DETECTORS
-    from detectors.outlier import REGISTRY  # noqa: PLC0415
-
-    for kind in chosen:
-        if kind not in REGISTRY or chosen.count(kind) > 1:
-            raise click.BadParameter(
-                f"{kind!r}: expected some of {', '.join(REGISTRY)}, each once",
-                param_hint="--detectors",
-            )
+    given = Sources(regression=task == "values", **sources)
+    given.check()
     if no_patterns and client_alarm_budget is not None:
         raise click.UsageError("--client-alarm-budget is for patterns: leave out --no-patterns")
+    _check_agreement(sources, agreement, opinions, refused=no_agreement)
     if not out.parent.is_dir():
         raise click.BadParameter(f"{out.parent} is not a directory", param_hint="--out")
+    libraries = Libraries.of(alibi_python, licence_held=alibi_licence_held)
+    chosen = kinds or DEFAULT_DETECTORS
+    try:
+        arguments = parse_settings(settings.read_bytes()) if settings else {}
+        libraries.check(chosen, opinions, arguments)
+    except (ValueError, OSError) as error:
+        hint = "--settings" if settings else "--detectors"
+        raise click.BadParameter(str(error), param_hint=hint) from error
     try:
         signing_key = key.read_bytes() if key else None
-        table = read_table(data)
+        material = gather(given, answered=not no_agreement)
+        table = material.table
         fitted = fit_rows(
             table.rows,
             kinds=chosen,
+            settings=arguments,
+            libraries=libraries,
             alpha=budget,
             delta=1 - confidence,
             seed=seed,
-            labels=read_labels(labels, len(table.rows)) if labels else None,
+            labels=material.labels,
+            answers=None if no_agreement else material.answers,
+            classes=material.classes,
+            targets=material.targets,
+            seen=material.seen,
+            clients=material.clients,
+            row_shape=material.row_shape,
+            agreement=() if no_agreement else agreement or None,
+            opinions=opinions,
+            ask=material.ask if opinions else None,
+            embedding=_embedding(embedding, material),
+            keep_examples=keep_examples,
             client_alarm_budget=None if no_patterns else client_alarm_budget or CLIENT_ALARM_BUDGET,
         )
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -125,116 +263,52 @@ def fit(
             f"{error}, beside {MIN_TRAIN + MIN_MERGE} to fit and to merge; more rows or a larger "
             "budget would do, and --no-patterns goes on without"
         ) from error
-    except (ValueError, OSError) as error:  # every typed error of a fit is a ValueError
+    except (ValueError, OSError, ImportError) as error:  # every typed error is a ValueError
         raise click.ClickException(str(error)) from error
-    result = _result(written, table, out, signed=signing_key is not None)
+    _tell(written, material, out, signed=signing_key is not None, as_json=as_json)
+
+
+def _check_agreement(
+    sources: dict[str, Any],
+    agreement: tuple[str, ...],
+    opinions: tuple[str, ...],
+    *,
+    refused: bool,
+) -> None:
+    """Refuses options about answers where there are none."""
+    from detectors.agreement import REGISTRY  # noqa: PLC0415
+
+    if refused and (agreement or opinions):
+        raise click.UsageError("--no-agreement excludes --agreement and --second-opinion")
+    answered = sources["answers"] or sources["model"] or sources["capture"]
+    if agreement and not answered:
+        raise click.UsageError("--agreement needs the model's answers: --answers, or --model")
+    for kind in agreement:
+        if kind not in REGISTRY:
+            raise click.BadParameter(
+                f"{kind!r}: expected some of {', '.join(REGISTRY)}", param_hint="--agreement"
+            )
+    if opinions and not sources["model"]:
+        raise click.UsageError("--second-opinion asks the model again: name it with --model")
+
+
+def _embedding(path: Path | None, material: Material) -> Embedding | None:
+    if path is None:
+        return None
+    import numpy as np  # noqa: PLC0415 - with the extra
+
+    from detectors.embedding import Embedding  # noqa: PLC0415
+
+    shape = material.row_shape or (material.table.rows.shape[1],)
+    return Embedding(np.frombuffer(path.read_bytes(), np.uint8), shape)
+
+
+def _tell(written: Written, material: Material, out: Path, *, signed: bool, as_json: bool) -> None:
+    from proxy.cli.fit_report import print_result, result_of  # noqa: PLC0415
+
+    notes = material.notes if written.fitted.agreement else []
+    result = result_of(written, material.table, out, signed=signed) | {"notes": notes}
     if as_json:
         click.echo(json.dumps(result))
     else:
-        _print(result)
-
-
-def _result(written: Written, table: Table, out: Path, *, signed: bool) -> dict[str, Any]:
-    scorer, training = written.fitted.scorer, written.fitted.training
-    calibration = scorer.calibration
-    return {
-        "bundle": str(out),
-        "digest": written.digest,
-        "signed": signed,
-        "features": scorer.features,
-        "row_shape": list(table.row_shape),
-        "detectors": list(scorer.names),
-        "rows": training.rows.model_dump(),
-        "constant_features": training.constant_features,
-        "classes": training.classes,
-        "false_positive_budget": calibration.alpha,
-        "confidence": 1 - calibration.delta,
-        "rank": calibration.rank,
-        "threshold": scorer.threshold,
-        "guarantee": guarantee(calibration.alpha, calibration.delta),
-        "microseconds_per_row": round(written.microseconds, 1),
-        "engine": scorer.engine,
-        "patterns": written.fitted.patterns and patterns_told(written.fitted.patterns),
-    }
-
-
-def patterns_told(patterns: FittedPatterns) -> dict[str, Any]:
-    """What there is to say of patterns."""
-    from detectors.patterns.model import OUTLIER, STATISTICS  # noqa: PLC0415 - as rich below
-    from detectors.patterns.tracker import PatternTracker  # noqa: PLC0415
-
-    model = patterns.model
-    unused = () if model.has_outlier else (STATISTICS[OUTLIER],)
-    sizes = PatternTracker(model, clients=1, engine="numpy").sizes()
-    return {
-        "client_alarm_budget": patterns.budget,
-        "statistics": [name for name in STATISTICS if name not in unused],
-        "rows": {"space": patterns.space, "streams": patterns.streams},
-        "signal": model.signal,
-        "regimes": model.classes,
-        "cells": len(model.mass),
-        "client_bytes": sizes["client_bytes"],
-    }
-
-
-def patterns_lines(told: dict[str, Any]) -> list[tuple[str, str]]:
-    """The same in words: headings and lines."""
-    rows = told["rows"]
-    return [
-        ("patterns", ", ".join(told["statistics"])),
-        (
-            "  learnt from",
-            f"{rows['space']} rows: {told['regimes']} regimes, {told['cells']} cells",
-        ),
-        ("  calibrated on", f"streams of {rows['streams']} other rows"),
-        (
-            "  budget",
-            f"{100 * told['client_alarm_budget']:.6g} % of honest client-days may alarm",
-        ),
-        ("  memory", f"{told['client_bytes'] / 1024:.1f} KiB a client"),
-    ]
-
-
-def guarantee(alpha: float, delta: float) -> str:
-    """What the threshold promises, in plain words."""
-    return (
-        f"With confidence {1 - delta:.6g}, at most {100 * alpha:.6g} % of honest rows are flagged, "
-        "as long as they are like the calibration rows."
-    )
-
-
-def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - slow to import
-    from rich.table import Table as Grid  # noqa: PLC0415
-
-    rows = result["rows"]
-    grid = Grid(show_header=False, box=None, pad_edge=False)
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
-    grid.add_row("bundle", f"{result['bundle']}{' (signed)' if result['signed'] else ''}")
-    grid.add_row("digest", result["digest"])
-    grid.add_row("detectors", ", ".join(result["detectors"]))
-    shape = result["row_shape"]
-    flattened = f", flattened from {' by '.join(map(str, shape))}" if len(shape) > 1 else ""
-    grid.add_row("features", f"{result['features']}{flattened}")
-    grid.add_row("rows read", f"{rows['read']}, of which {rows['duplicates']} duplicates dropped")
-    grid.add_row("  to fit", str(rows["train"]))
-    grid.add_row("  to merge", str(rows["merge"]))
-    grid.add_row("  for the threshold", str(rows["threshold"]))
-    if rows["unused"]:
-        grid.add_row("  not needed", str(rows["unused"]))
-    if result["constant_features"]:
-        grid.add_row(
-            "constant features",
-            f"{len(result['constant_features'])}, kept: a row that departs from one is suspicious",
-        )
-    if result["classes"]:
-        balance = ", ".join(f"{name}: {count}" for name, count in result["classes"].items())
-        grid.add_row("classes", balance)
-    grid.add_row("threshold", f"{result['threshold']:.6g} (rank {result['rank']})")
-    grid.add_row("guarantee", result["guarantee"])
-    cost = f"about {result['microseconds_per_row']} µs here ({result['engine']})"
-    grid.add_row("cost of a row", cost)
-    for heading, line in patterns_lines(result["patterns"]) if result["patterns"] else ():
-        grid.add_row(heading, line)
-    Console(file=sys.stdout, highlight=False, soft_wrap=True).print(grid)
+        print_result(result, notes)

@@ -10,8 +10,15 @@ from typing import Any
 
 import click
 
-from detectors.bundle import Bundle, BundleError, FittedPatterns, load_bundle
-from proxy.cli.fit import guarantee, patterns_lines, patterns_told
+from detectors.bundle import Bundle, BundleError, load_bundle
+from detectors.bundle_writer import FittedPatterns
+from proxy.cli.fit_report import (
+    agreement_lines,
+    agreement_told,
+    guarantee,
+    patterns_lines,
+    patterns_told,
+)
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 TRUST = "Ed25519 public key, PEM, that must have signed the bundle; of several, one."
@@ -36,7 +43,7 @@ def load(path: Path, trusted: tuple[Path, ...] = ()) -> Bundle:
 def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     """Check a bundle wholly, as the gateway does on loading, and show what it holds."""
     loaded = load(bundle, trust)
-    patterns = _patterns(loaded)
+    patterns, agreement = _patterns(loaded), _agreement(loaded)
     result: dict[str, Any] = {
         "bundle": str(bundle),
         "digest": loaded.digest,
@@ -44,6 +51,7 @@ def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
         "signer": loaded.signer,
         "engine": loaded.scorer.engine,
         "patterns": patterns,
+        "agreement": agreement,
         "manifest": loaded.manifest.model_dump(mode="json"),
     }
     if as_json:
@@ -63,7 +71,11 @@ def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     grid.add_row("created", f"{manifest.created} by {manifest.created_by}")
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     grid.add_row("libraries", libraries)
-    grid.add_row("features", str(manifest.features))
+    shape = loaded.row_shape
+    shaped = f", rows of {' by '.join(map(str, shape))}" if len(shape) > 1 else ""
+    grid.add_row("features", f"{manifest.features}{shaped}")
+    if loaded.embedding is not None:
+        grid.add_row("  embedded in", f"{loaded.embedding.outputs}, in which rows are scored")
     if manifest.feature_names:
         grid.add_row("names", _short(manifest.feature_names))
     for entry in manifest.detectors:
@@ -75,9 +87,16 @@ def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
         f"{rows.merge} to merge, {rows.threshold} for the threshold",
     )
     grid.add_row("threshold", f"{loaded.scorer.threshold:.6g} (rank {calibration.rank})")
-    grid.add_row("guarantee", guarantee(calibration.alpha, calibration.delta))
+    promised = guarantee(
+        calibration.alpha, calibration.delta, answered=loaded.agreement is not None
+    )
+    grid.add_row("guarantee", promised)
+    for heading, line in agreement_lines(agreement) if agreement else [("agreement", "none")]:
+        grid.add_row(heading, line)
     for heading, line in patterns_lines(patterns) if patterns else [("patterns", "none")]:
         grid.add_row(heading, line)
+    if loaded.examples is not None:
+        grid.add_row("examples", f"{len(loaded.examples.rows)} honest rows, as they were")
     size = sum(int(a.dtype[-1]) * math.prod(a.shape) for a in manifest.arrays.values())
     grid.add_row("arrays", f"{len(manifest.arrays)}, {size / 1024:.0f} KiB")
     # What a bundle says of itself is text, not markup.
@@ -94,3 +113,10 @@ def _patterns(loaded: Bundle) -> dict[str, Any] | None:
     if loaded.patterns is None or entry is None:
         return None
     return patterns_told(FittedPatterns(loaded.patterns, entry.budget, entry.space, entry.streams))
+
+
+def _agreement(loaded: Bundle) -> dict[str, Any] | None:
+    entry = loaded.manifest.agreement
+    if loaded.agreement is None or entry is None:
+        return None
+    return agreement_told(loaded.agreement, entry.training)

@@ -80,13 +80,19 @@ class Response:
             await self.progress()
         return self.take()
 
-    async def whole(self, limit: int) -> bytes:
+    async def gathered(self, limit: int) -> bytes | None:
         """All of the body, which stays: it can be read or relayed as if it had just arrived.
 
+        Returns:
+            None if it is larger than ``limit`` bytes. It can be relayed then, too, at the pace at
+            which it comes.
+
         Raises:
-            Refusal: UPSTREAM_INVALID if it is larger than ``limit`` bytes, or if the upstream died;
-                UPSTREAM_TIMEOUT if it missed its deadline.
+            Refusal: UPSTREAM_INVALID if the upstream died; UPSTREAM_TIMEOUT if it missed its
+                deadline.
         """
+        if not self.bodiless and (self.length or 0) > limit:
+            return None
         parts: bytes | bytearray = b""
         while True:
             piece = self.take()
@@ -96,14 +102,25 @@ class Response:
                 if type(parts) is bytes:
                     parts = bytearray(parts)
                 parts += piece
-            if len(parts) > limit or (not self.bodiless and (self.length or 0) > limit):
-                self.discard()
-                raise Refusal(UPSTREAM_INVALID, f"an answer of more than {limit} bytes")
-            if self.complete and not self.buffered:
+            fits = len(parts) <= limit
+            if not fits or (self.complete and not self.buffered):
                 break
             await self.progress()
         self._body = body = bytes(parts)
         self.buffered = len(body)
+        return body if fits else None
+
+    async def whole(self, limit: int) -> bytes:
+        """As :meth:`gathered`, where a body that is too large is of no use.
+
+        Raises:
+            Refusal: UPSTREAM_INVALID if it is larger than ``limit`` bytes, or if the upstream died;
+                UPSTREAM_TIMEOUT if it missed its deadline.
+        """
+        body = await self.gathered(limit)
+        if body is None:
+            self.discard()
+            raise Refusal(UPSTREAM_INVALID, f"an answer of more than {limit} bytes")
         return body
 
     async def body(self, limit: int) -> bytes:

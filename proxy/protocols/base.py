@@ -116,6 +116,26 @@ class Codec(Protocol):
     def encode_request(self, request: InferRequest) -> tuple[bytes, bytes]:
         """The canonical header lines (Content-Type and the protocol's own, CRLF-ended) and body."""
 
+    def batch(self, request: InferRequest) -> int:
+        """The most rows that one request like this one may hold."""
+
+    def with_rows(
+        self, request: InferRequest, rows: Rows, origins: npt.NDArray[np.int64]
+    ) -> InferRequest:
+        """The same question about other rows: each number of a row in its tensor's place.
+
+        Integers and booleans are rounded, and what leaves the datatype or the contract's range
+        moves to its edge. What is not in the rows (BYTES) is that of the row's origin. The ids of
+        the request are left out.
+
+        Args:
+            rows: (m, d) float32, finite.
+            origins: (m,) for each the index of the row of ``request`` that it was made from.
+
+        Raises:
+            ValueError: if they do not fit the request, or are more than its ``batch``.
+        """
+
     def decode_response(self, head: Headers, body: bytes) -> InferResponse:
         """Reads an answer strictly and within bounds.
 

@@ -214,6 +214,45 @@ def to_rows(name: str, kind: Datatype, tensor: Tensor, n: int) -> npt.NDArray[np
     return rows
 
 
+def from_rows(
+    rows: npt.NDArray[np.float32],
+    kind: Datatype,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Tensor:
+    """Finite float32 as the nearest values of a numeric datatype within a range.
+
+    Integers and booleans are rounded, ties to even; what leaves the datatype or the range moves to
+    its edge.
+    """
+    if kind is FP32 and minimum is None and maximum is None:
+        return rows
+    low = -np.inf if minimum is None else minimum
+    high = np.inf if maximum is None else maximum
+    values = rows.astype(np.float64)
+    if kind is BOOL:
+        return values > 0.5
+    if kind.floating:
+        widest = float(np.finfo(kind.dtype).max)
+        return _inward(np.clip(values, max(low, -widest), min(high, widest)), kind, low, high)
+    limits = np.iinfo(kind.dtype)
+    # The largest 64-bit integers are not doubles: the next smaller one is.
+    top = float(limits.max) if kind.dtype.itemsize < 8 else np.nextafter(float(limits.max), 0)
+    bounds = max(np.ceil(low), float(limits.min)), min(np.floor(high), top)
+    return np.clip(np.rint(values), *bounds).astype(kind.dtype)
+
+
+def _inward(values: npt.NDArray[np.float64], kind: Datatype, low: float, high: float) -> Tensor:
+    """As the datatype, but never rounded over the edge of a range."""
+    narrow: Tensor = values.astype(kind.dtype)
+    wide = narrow.astype(np.float64)
+    below, above = wide < low, wide > high
+    narrow[below] = np.nextafter(narrow[below], kind.dtype.type(np.inf))
+    narrow[above] = np.nextafter(narrow[above], kind.dtype.type(-np.inf))
+    return narrow
+
+
 def _misfit(name: str, kind: Datatype, types: Set[type]) -> Refusal:
     if list in types:
         return Refusal(SHAPE, f"{name} is nested otherwise than its shape")

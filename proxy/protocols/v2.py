@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from proxy.protocols.base import Headers, InferRequest, InferResponse, Route, Rows
@@ -16,6 +17,7 @@ from proxy.protocols.tensors import (
     datatype_of,
     flatten,
     from_buffer,
+    from_rows,
     from_values,
     to_buffer,
     to_rows,
@@ -200,6 +202,47 @@ class V2:
         if tail:
             return BINARY_LINES % len(text), b"".join((text, *tail))
         return JSON_LINES, text
+
+    def batch(self, request: InferRequest) -> int:
+        """The most rows of one request like this one: 1 where the contract fixes the batch."""
+        contract = self.contract or Contract()
+        fixed = not contract.batched or any(spec.shape[0] == 1 for spec in contract.inputs)
+        if fixed or any(len(tensor) != request.n for tensor in request.tensors.values()):
+            return 1
+        return int(self._arguments["max_rows"])
+
+    def with_rows(
+        self, request: InferRequest, rows: Rows, origins: npt.NDArray[np.int64]
+    ) -> InferRequest:
+        """The same question about other rows. See ``Codec.with_rows``.
+
+        Raises:
+            ValueError: if they do not fit the request, or are more than its ``batch``.
+        """
+        m = len(rows)
+        if rows.shape[1] != request.rows.shape[1] or m > self.batch(request):
+            raise ValueError(f"rows of shape {rows.shape} do not fit the request")
+        ranges = {spec.name: spec for spec in (self.contract or Contract()).inputs}
+        tensors: dict[str, Tensor] = {}
+        at = 0
+        for name, tensor in request.tensors.items():
+            batched = len(tensor) == request.n
+            shape = (m, *tensor.shape[1:]) if batched else tensor.shape
+            kind = datatype_of(tensor.dtype)
+            if not kind.numeric:
+                tensors[name] = tensor[origins] if batched else tensor
+                continue
+            width = tensor.size // request.n
+            spec = ranges.get(name)
+            tensors[name] = from_rows(
+                rows[:, at : at + width],
+                kind,
+                minimum=spec.minimum if spec else None,
+                maximum=spec.maximum if spec else None,
+            ).reshape(shape)
+            at += width
+        options = {key: value for key, value in request.options.items() if key != "id"}
+        return InferRequest(tensors, rows, m, options)
 
     def decode_response(self, head: Headers, body: bytes) -> InferResponse:
         """Reads a successful answer to an inference strictly and within bounds.

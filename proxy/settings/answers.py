@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from proxy.settings.fields import Seconds
 from proxy.settings.section import Faults, Section
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -36,6 +37,19 @@ class SecondOpinion(Section):
     it: an attacker cannot make the firewall multiply the load."""
     sample: Share = 0.5
     """The share of suspicious rows that ``sampled`` asks about."""
+    timeout_seconds: Annotated[Seconds, Field(le=60)] = 1.0
+    """How long an answer waits for it, at most; then it is decided without."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SecondOpinion:
+        faults = Faults()
+        if "sample" in self.model_fields_set and self.when != "sampled":
+            faults.add(f"with when: {self.when} it would do nothing", "sample")
+        if self.when == "never":
+            for key in sorted(self.model_fields_set & {"share", "timeout_seconds"}):
+                faults.add("with when: never it would do nothing", key)
+        faults.report()
+        return self
 
 
 class Shaping(Section):
@@ -53,9 +67,10 @@ class Shaping(Section):
     top_k: Annotated[int, Field(ge=1, le=1000)] = 1
     """Scores that are left."""
     noise: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
-    """Standard deviation of the noise, in log-odds."""
+    """Standard deviation of the noise in the log-odds of two classes; for values of regression, in
+    units of the last of ``decimals``."""
     keep_best: bool = True
-    """Whether the best class stays the best."""
+    """Whether noise leaves the best class the best. The other modes always do."""
 
 
 class Capture(Section):
@@ -67,7 +82,7 @@ class Capture(Section):
     rows_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Rows of one client, at most: nobody's traffic shall decide what is honest."""
     anonymise: bool = True
-    """Whether clients and times are left out of what is recorded."""
+    """Whether times are left out of what is recorded, and clients are numbers that lead nowhere."""
 
     @model_validator(mode="after")
     def _check(self) -> Capture:

@@ -300,7 +300,7 @@ class Endpoint(Section):
     second_opinion: SecondOpinion = SecondOpinion()
     """Whether the model is asked again about a suspicious row."""
     shaping: Shaping = Shaping()
-    """What a shaped answer looks like."""
+    """How answers are made coarse, and when."""
     capture: Capture | None = None
     """A sample of live traffic, for ``bartizan record``; none: nothing is captured."""
     failure_mode: FailureMode = Field(
@@ -361,12 +361,17 @@ class Endpoint(Section):
     def _check_scoring(self, faults: Faults) -> None:
         if list(self.on_pattern) != [step for step in _LADDER if step in self.on_pattern]:
             faults.add("each step comes once, in the order shape, throttle, block", "on_pattern")
+        if self.shaping.mode == "label" and self.answer.kind == "values":
+            faults.add("values have no label: choose another mode", "shaping", "mode")
         if self.bundle is not None:
             return
+        if "shaping" in self.model_fields_set and self.shaping.when == "pattern":
+            faults.add("no pattern is recognised without a bundle: it would do nothing", "shaping")
+        used = {"answer"} if self.capture or "shaping" in self.model_fields_set else set()
         for key in _SCORING:
-            if key in self.model_fields_set:
+            if key in self.model_fields_set - used:
                 faults.add("nothing is scored without a bundle: it would do nothing", key)
-        for rule in (rules.OUTLIER, *rules.PATTERNS):
+        for rule in (rules.OUTLIER, rules.DISAGREEMENT, *rules.PATTERNS):
             if rule.id in self.rules:
                 faults.add(
                     "nothing is scored without a bundle: it would do nothing", "rules", rule.id

@@ -55,6 +55,10 @@ class Admin(Section):
     hosts: tuple[HostName, ...] = ()
     """DNS names by which callers may call it, beside ``localhost``, the one in ``listen``, and any
     IP address."""
+    explanations: Annotated[int, Field(ge=0, le=100_000)] = 256
+    """Exchanges that detectors refused or shaped, or would have, which each worker keeps in memory
+    for ``bartizan explain``: of each, its worst rows and the model's answers to them, 32 MiB in
+    all. They may be personal data. 0: none."""
 
     @model_validator(mode="after")
     def _check(self) -> Admin:
@@ -143,6 +147,10 @@ class Audit(Section):
     """Whether a record holds the SHA-256 of the body that was forwarded."""
     values: bool = False
     """Whether a record holds the payload's values. They may be personal data."""
+    explain: bool = False
+    """Whether an ``explanation`` follows the record of an exchange that detectors refused or
+    shaped, or would have: which features made the scores, and by how much. It takes up to a tenth
+    of a processor; beyond that, some are left out and counted. Needs ``admin.explanations``."""
 
 
 class Log(Section):
@@ -211,6 +219,8 @@ class Settings(Section):
         faults = Faults()
         self._check_listeners(faults)
         self._check_endpoints(faults)
+        if self.audit is not None and self.audit.explain and not self.admin.explanations:
+            faults.add("admin.explanations is 0: nothing is kept to explain", "audit", "explain")
         check_state(self.state, self.sharing, self.workers, faults)
         if self.state != MEMORY and self.client.secret is None:
             faults.add(

@@ -13,6 +13,7 @@ from proxy.settings.section import Faults, Section
 
 SWITCHABLE: Final = (
     rules.OUTLIER,
+    rules.DISAGREEMENT,
     *rules.PATTERNS,
     rules.CLIENT_RATE,
     rules.CLIENT_DAY,

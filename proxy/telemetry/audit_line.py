@@ -71,6 +71,10 @@ class Lines:
             values["worst_row"] = record.worst_row
             values["flagged_rows"] = record.flagged_rows
             values["signals"] = record.signals
+        if record.answer_score is not None:
+            values["answer"] = _judged(record)
+        if record.shaped:
+            values["shaped"] = True
         if record.fault:
             values["fault"] = record.fault
         if record.notes:
@@ -104,6 +108,27 @@ class Lines:
             self._second = second
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         return f"{self._prefix}{str(int((at - second) * 1e6)).zfill(6)}Z"
+
+
+def _judged(record: Record) -> dict[str, Any]:
+    """What was found of the rows with their answers."""
+    judged: dict[str, Any] = {
+        "score": record.answer_score,
+        "p_value": record.answer_p_value,
+        "worst_row": record.answer_row,
+        "flagged_rows": record.answer_flagged_rows,
+        "signals": record.answer_signals,
+    }
+    if record.answer_label:
+        judged["label"] = record.answer_label
+    if record.suspicious_rows:
+        judged["second_opinion"] = {
+            "suspicious_rows": record.suspicious_rows,
+            "asked_rows": record.asked_rows,
+            "copies": record.opinion_rows,
+            "fault": record.opinion_fault[:_TARGET],
+        }
+    return judged
 
 
 def _decided(decision: Decision) -> bytes:
@@ -149,7 +174,7 @@ def _render_slowly(values: dict[str, Any]) -> bytes:
     kept: dict[str, Any] = {
         name: value[:_TARGET] if isinstance(value, str) else value
         for name, value in values.items()
-        if name not in {"notes", "signals"}
+        if name not in {"notes", "signals", "answer"}
     }
     notes = values.get("notes")
     if isinstance(notes, dict):  # a digest stays, the values that are too many go

@@ -63,7 +63,11 @@ STAGE_SECONDS: Final = _family(
 )
 ROWS: Final = _family("rows", "counter", "Rows of requests that were understood.")
 ROWS_SCORED: Final = _family("rows_scored", "counter", "Rows that were scored.")
-ROWS_FLAGGED: Final = _family("rows_flagged", "counter", "Scored rows that passed the threshold.")
+ROWS_FLAGGED: Final = _family(
+    "rows_flagged",
+    "counter",
+    "Scored rows that passed the threshold, by themselves or with their answer.",
+)
 SCORE: Final = _family(
     "score", "histogram", "Merged score of an exchange's worst row, as -log10 of its p-value."
 )
@@ -105,6 +109,33 @@ BUDGET_EXCEEDED: Final = _family(
     "1 while more is flagged than chance explains: an attack, or drift.",
     over_workers="derived",
 )
+ROWS_JUDGED: Final = _family(
+    "rows_judged", "counter", "Rows that were judged together with the model's answer."
+)
+ROWS_DISAGREEING: Final = _family(
+    "rows_disagreeing", "counter", "Judged rows that passed the threshold with their answer."
+)
+ANSWER_SCORE: Final = _family(
+    "answer_score",
+    "histogram",
+    "Merged score of an exchange's worst row with its answer, as -log10 of its p-value.",
+)
+ANSWER_THRESHOLD: Final = _family(
+    "answer_score_threshold",
+    "gauge",
+    "The score at which a row with its answer is flagged, as -log10 of the p-value.",
+    over_workers="max",
+)
+OPINIONS: Final = _family(
+    "second_opinions",
+    "counter",
+    "Suspicious rows by what became of the second opinion: heard, declined (beyond its budget) or "
+    "failed.",
+)
+OPINION_ROWS: Final = _family(
+    "second_opinion_rows", "counter", "Changed copies of rows that the model was asked about."
+)
+SHAPED: Final = _family("shaped", "counter", "Answers that were made coarse.")
 FAULTS: Final = _family(
     "faults", "counter", "Faults of the firewall that the failure mode decided, by rule."
 )
@@ -131,6 +162,11 @@ EXCHANGE_SECONDS: Final = _family(
     "How long the last exchange with the state took.",
     "seconds",
     over_workers="max",
+)
+EXCHANGE_FAILURES: Final = _family(
+    "exchange_failures",
+    "counter",
+    "Exchanges with the state that failed by a defect; a state that is away is none.",
 )
 STATE_DEGRADED: Final = _family(
     "state_degraded",

@@ -47,7 +47,9 @@ class Watched:
     """What the metrics must know of a configured endpoint.
 
     Attributes:
+        detectors: their names: of the input, of the answer, and those that ask again.
         threshold: the p-value at or below which a row is flagged, None without a bundle.
+        answer_threshold: the same of a row with its answer, None where no answer is judged.
         budget: the false-positive budget of rows, None without a bundle.
         bundle: the bundle's digest, or "".
     """
@@ -58,11 +60,12 @@ class Watched:
     threshold: float | None = None
     budget: float | None = None
     bundle: str = ""
+    answer_threshold: float | None = None
 
     @property
     def scoring(self) -> tuple[object, ...]:
         """What must stay as it is for the alert rate to go on."""
-        return self.detectors, self.threshold, self.budget, self.bundle
+        return self.detectors, self.threshold, self.budget, self.bundle, self.answer_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ class Exchanged(Protocol):
     @property
     def seconds(self) -> float:
         """How long the last one took."""
+
+    @property
+    def failures(self) -> int:
+        """How many failed by a defect."""
 
 
 class Metrics:
@@ -223,6 +230,8 @@ class Metrics:
                 _add(page, families.EVICTED, sizes["evictions"], endpoint=endpoint)
                 seconds = watch.exchanged.seconds
                 _add(page, families.EXCHANGE_SECONDS, seconds, endpoint=endpoint)
+            failures = watch.exchanged.failures
+            _add(page, families.EXCHANGE_FAILURES, failures, endpoint=endpoint)
         health = self.state()
         if health is not None:
             _add(page, families.STATE_DEGRADED, int(health.degraded))
@@ -260,9 +269,11 @@ class _EndpointLines:
         ]
         self._spans = stages + whole
         family = families.SCORE
-        score = [(family, Buckets(family, SCORES, SCORES, endpoint=name))]
+        merged = (family, Buckets(family, SCORES, SCORES, endpoint=name))
+        family = families.ANSWER_SCORE
+        answered = (family, Buckets(family, SCORES, SCORES, endpoint=name))
         family = families.DETECTOR_SCORE
-        self._scores = score + [
+        self._scores = [merged, answered] + [
             (family, Buckets(family, SCORES, _DETECTOR_SCORES, endpoint=name, detector=detector))
             for detector in watched.detectors
         ]
@@ -284,6 +295,7 @@ class _EndpointLines:
         ):
             page[family].append(buckets.lines(spans, total))
         _add(page, families.ROWS, counts.rows, endpoint=name)
+        _add(page, families.SHAPED, counts.shaped, endpoint=name)
         if watched.threshold is not None:
             self._write_scores(page, watched.threshold)
 
@@ -307,7 +319,7 @@ class _EndpointLines:
             _add(page, families.FAILED_OPEN, count, endpoint=name, rule=rule)
 
     def _write_scores(self, page: _Page, threshold: float) -> None:
-        counts, name = self._counts, self._watched.name
+        counts, name, watched = self._counts, self._watched.name, self._watched
         faults = counts.faults.get(rules.DETECTOR_FAULT.id, 0)
         _add(page, families.DETECTOR_FAULTS, faults, endpoint=name)
         _add(page, families.ROWS_SCORED, counts.scored_rows, endpoint=name)
@@ -315,13 +327,11 @@ class _EndpointLines:
         for (family, buckets), scores, total in zip(
             self._scores, counts.scores.tolist(), counts.score_sums.tolist(), strict=True
         ):
-            page[family].append(buckets.lines(scores, total))
-        _add(
-            page,
-            families.SCORE_THRESHOLD,
-            -math.log10(threshold) if threshold > 0 else math.inf,
-            endpoint=name,
-        )
+            if family is not families.ANSWER_SCORE or watched.answer_threshold is not None:
+                page[family].append(buckets.lines(scores, total))
+        _add(page, families.SCORE_THRESHOLD, _evidence(threshold), endpoint=name)
+        if watched.answer_threshold is not None:
+            self._write_answers(page, watched.answer_threshold)
         window = counts.window
         if window is not None:
             _add(page, families.ALERT_RATE, window.rate, endpoint=name)
@@ -330,6 +340,19 @@ class _EndpointLines:
             _add(page, families.ALERT_FLAGGED, window.flagged, endpoint=name)
             _add(page, families.ALERT_REQUESTS, window.requests, endpoint=name)
             _add(page, families.BUDGET_EXCEEDED, int(window.exceeded), endpoint=name)
+
+    def _write_answers(self, page: _Page, threshold: float) -> None:
+        counts, name = self._counts, self._watched.name
+        _add(page, families.ANSWER_THRESHOLD, _evidence(threshold), endpoint=name)
+        _add(page, families.ROWS_JUDGED, counts.judged_rows, endpoint=name)
+        _add(page, families.ROWS_DISAGREEING, counts.disagreeing_rows, endpoint=name)
+        for result, count in counts.opinions.items():
+            _add(page, families.OPINIONS, count, endpoint=name, result=result)
+        _add(page, families.OPINION_ROWS, counts.opinion_rows, endpoint=name)
+
+
+def _evidence(p_value: float) -> float:
+    return -math.log10(p_value) if p_value > 0 else math.inf
 
 
 def _add(page: _Page, family: Family, value: float, **labels: str) -> None:

@@ -23,8 +23,20 @@ class Record:
         score: the largest merged score over rows, None if nothing was scored.
         p_value: the smallest merged p-value over rows.
         worst_row: the index of that row.
-        flagged_rows: how many rows passed the threshold.
+        flagged_rows: how many rows passed the threshold, by themselves or with their answer.
         signals: each detector's p-value for the worst row.
+        answer_score: the largest score over rows with their answers, in nats; None if no answer was
+            judged.
+        answer_p_value: the smallest p-value over rows with their answers.
+        answer_row: the index of that row.
+        answer_label: the class that the model gave that row, or "".
+        answer_flagged_rows: how many rows passed the threshold with their answer.
+        answer_signals: each agreement detector's and second opinion's p-value for that row.
+        suspicious_rows: rows of which a second opinion was worth its cost.
+        asked_rows: those of them of which the model was asked again.
+        opinion_rows: the changed copies that it was asked about.
+        opinion_fault: why it gave no second opinion, or "".
+        shaped: whether the answer was made coarse.
         bundle: the digest of the bundle that scored it, or "".
         configuration: the digest of the configuration that served it.
         fault: the rule id of a fault of ours that the failure mode decided, or "".
@@ -32,7 +44,9 @@ class Record:
         received: first byte of the request.
         read: request complete.
         decoded, admitted, scored, decided: the end of each stage of the way in.
-        answered: the upstream's answer seen: its head, or all of it where it was streamed.
+        answered: the upstream's answer seen: its head, or all of it where it was streamed or read.
+        judged: the answer judged together with its input.
+        reconsidered: a second opinion heard, or given up.
         finished: last byte of the answer handed to the connection.
         notes: whatever else the audit log is to hold; never payload values unless asked.
     """
@@ -52,6 +66,17 @@ class Record:
     worst_row: int = 0
     flagged_rows: int = 0
     signals: dict[str, float] = field(default_factory=dict)
+    answer_score: float | None = None
+    answer_p_value: float = 1.0
+    answer_row: int = 0
+    answer_label: str = ""
+    answer_flagged_rows: int = 0
+    answer_signals: dict[str, float] = field(default_factory=dict)
+    suspicious_rows: int = 0
+    asked_rows: int = 0
+    opinion_rows: int = 0
+    opinion_fault: str = ""
+    shaped: bool = False
     bundle: str = ""
     configuration: str = ""
     fault: str = ""
@@ -62,6 +87,8 @@ class Record:
     scored: float = 0.0
     decided: float = 0.0
     answered: float = 0.0
+    judged: float = 0.0
+    reconsidered: float = 0.0
     finished: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
 

@@ -108,9 +108,9 @@ def _nothing_left(manifest, new):
 EDITS = {
     "version without patterns": (_without, "schema version 2"),
     "patterns in the first version": (put_key("schema_version", 1), "schema version 2"),
-    "a later version": (put_key("schema_version", 3), "reads 1 and 2"),
-    "a version that is no number": (put_key("schema_version", [2]), "reads 1 and 2"),
-    "arrays without patterns": (_nothing_left, "missing or unknown"),
+    "a later version": (put_key("schema_version", 4), "reads 1, 2 and 3"),
+    "a version that is no number": (put_key("schema_version", [2]), "reads 1, 2 and 3"),
+    "arrays without patterns": (_nothing_left, "belongs to nothing"),
     "patterns of null": (put_key("patterns", None), "schema version 2"),
     "unknown key": (put_key("patterns.surprise", 1), "surprise"),
     "budget": (put_key("patterns.budget", 0.0), "budget"),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from detectors.calibration import BudgetError, Calibration
-from detectors.outlier import REGISTRY
 from detectors.scorer import ENGINE_VARIABLE, ScoreFault, Scorer
+from detectors.training.estimators import KINDS
 from detectors.training.fit import DEFAULT_DETECTORS, fit
 
 ENGINES = ["numpy", "native"]
@@ -29,7 +29,7 @@ def both(scorer):
 
 @pytest.fixture(scope="module")
 def scorer():
-    return fit(draw(0, 12), kinds=tuple(REGISTRY), alpha=0.02, engine="numpy").scorer
+    return fit(draw(0, 12), kinds=KINDS, alpha=0.02, engine="numpy").scorer
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -46,7 +46,7 @@ ENSEMBLES = [(seed, features) for seed in range(3) for features in (1, 3, 17, 70
 def test_native_equals_numpy(seed, features):
     pytest.importorskip("numba", reason="the fast extra is not installed")
     rng = np.random.default_rng((seed, features))
-    kinds = rng.permutation(list(REGISTRY))[: rng.integers(1, 7)].tolist()
+    kinds = rng.permutation(KINDS)[: rng.integers(1, 7)].tolist()
     rows = draw(seed, features, 800)
     plain, native = both(fit(rows[:800], kinds=kinds, alpha=0.05, seed=seed, engine="numpy").scorer)
     assert native.engine == "native"
@@ -107,7 +107,7 @@ def test_what_is_not_finite_is_a_fault(served, value):
     assert np.isfinite(merged)
 
 
-@pytest.mark.parametrize("kind", list(REGISTRY))
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_kind_alone_refuses_nan(scorer, kind, engine):
     if engine == "native":
@@ -206,13 +206,6 @@ def test_parts_that_do_not_fit(scorer):
     ):
         with pytest.raises(ValueError, match=r"."):
             Scorer(*bad, calibration, engine="numpy")
-
-
-def test_two_projections_are_refused(scorer):
-    again = fit(draw(0, 12), kinds=("gmm",), alpha=0.02, engine="numpy").scorer
-    mixed = (scorer.detectors[0], again.detectors[0])
-    with pytest.raises(ValueError, match="share one projection"):
-        Scorer(mixed, scorer.tails[:2], scorer.calibration, engine="numpy")
 
 
 def test_the_environment_chooses_the_engine(scorer, monkeypatch):

@@ -1,68 +1,56 @@
-"""An answer that is understood on its way back: all of it, or a refusal before a byte is sent."""
+"""An answer on its way back: understood and judged before a byte of it is sent, or not sent."""
 
+import asyncio
 import gzip
 import json
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import zstandard
+from judges import CLASSES, Distance, scorer
 
-from proxy.answer import shaped, understood
-from proxy.http.exchange import Exchange
-from proxy.http.messages import Head, Peer
+from detectors.scorer import ScoreFault
+from proxy import answer as module
+from proxy import rules
+from proxy.answer import AnswerInspection, understood
+from proxy.decision import Action, FailureMode, Mode, Permit, Reason
+from proxy.endpoint import Endpoint
+from proxy.forwarding import Forwarding
+from proxy.http.messages import Head
 from proxy.http.response import Response
+from proxy.identity import Identity
+from proxy.policy import Exclusion, Policy, RuleSetting
+from proxy.protocols.base import Call, Route
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
+from proxy.reading import AnswerReader
 from proxy.rules import UPSTREAM_INVALID, Refusal
+from proxy.second_opinion import SecondOpinions
+from proxy.telemetry.metrics import EndpointMetrics
+from proxy.telemetry.record import Record
+from proxy.visit import Scored, Visit
 
-CODEC = V2("/v2/models/m", Contract())
-ID = b"x-request-id: 1\r\n"
+JSON = (b"content-type", b"application/json")
 SCORES = [[0.123, 0.877], [0.502, 0.498]]
-COARSE = [[0.1, 0.9], [0.6, 0.5]]  # the second would be level: its winner is raised
+CONTRACT = Contract.from_config([{"name": "x", "datatype": "FP32", "shape": [-1, 4]}])
+ROUTE = Route(Call.INFER, "POST", b"/v2/models/m/infer", "m")
+HEAD = Head("POST", "/v2/models/m/infer", {b"accept": b"a/b", b"cookie": b"c"}, True)
+CODEC = V2("/v2/models/m", Contract())
 
 
-class Connection:
-    """A client that takes all it gets."""
-
-    peer = Peer("192.0.2.1")
-    date = b"date: now\r\n"
-
-    def __init__(self):
-        self.written = b""
-
-    def write(self, data):
-        self.written += data
-
-    def connection_line(self, _exchange):
-        return b""
-
-    async def drained(self):
-        return
+def document(labels, **more):
+    output = {"name": "y", "datatype": "INT64", "shape": [len(labels)], "data": list(labels)}
+    return json.dumps({"model_name": "m", "outputs": [output]} | more).encode()
 
 
-class Inline(ThreadPoolExecutor):
-    """Counts what was put into a thread."""
-
-    calls = 0
-
-    def submit(self, *arguments, **keywords):
-        self.calls += 1
-        return super().submit(*arguments, **keywords)
-
-
-@pytest.fixture
-def executor():
-    with Inline(1) as one:
-        yield one
-
-
-def document(scores=SCORES, **more):
-    rows = np.array(scores)
-    output = {"name": "y", "datatype": "FP64", "shape": list(rows.shape), "data": scores}
+def scores(rows=SCORES):
+    rows = np.array(rows)
+    output = {"name": "y", "datatype": "FP64", "shape": list(rows.shape), "data": rows.tolist()}
     label = {"name": "label", "datatype": "INT64", "shape": [len(rows)], "data": [7] * len(rows)}
-    return json.dumps({"model_name": "m", "id": "i", "outputs": [output, label]} | more).encode()
+    return json.dumps({"model_name": "m", "id": "i", "outputs": [output, label]}).encode()
 
 
 def response_of(body, *headers, status=200):
@@ -76,39 +64,378 @@ def response_of(body, *headers, status=200):
     return response
 
 
-def exchange():
-    return Exchange(Connection(), None, Head("POST", "/v2/models/m/infer", {}, True), 0.0)
+class Connection:
+    """To a model server that says no more."""
+
+    def flow(self):
+        return
+
+    def abandon(self):
+        return
 
 
-async def answer(response, executor, **bounds):
-    """Status line and headers, body, and what ``shaped`` returned."""
-    one = exchange()
-    sent = await shaped(one, response, CODEC, executor=executor, extra=ID, **bounds)
-    assert one.answered
-    head, _, body = one._connection.written.partition(b"\r\n\r\n")
-    assert sent == len(body)
-    return head.split(b"\r\n"), body
+class Threads(ThreadPoolExecutor):
+    """Counts what was put into a thread."""
+
+    calls = 0
+
+    def submit(self, *arguments, **keywords):
+        self.calls += 1
+        return super().submit(*arguments, **keywords)
 
 
-async def test_json(executor):
-    kind = (b"content-type", b"application/json; charset=utf-8")
-    head, body = await answer(response_of(document(), kind, (b"etag", b"x")), executor)
-    assert head[0] == b"HTTP/1.1 200 OK"
-    assert set(head[1:]) == {
-        b"date: now",
-        b"Content-Type: application/json",
-        b"x-request-id: 1",
-        b"content-length: %d" % len(body),
+class Pool:
+    """The model server, asked again: says ``answers`` in turn."""
+
+    def __init__(self):
+        self.sent = []
+        self.answers = []
+
+    async def send(self, permit):
+        assert type(permit) is Permit
+        self.sent.append(permit.request)
+        await asyncio.sleep(0)
+        said = self.answers.pop(0)
+        if isinstance(said, BaseException):
+            raise said
+        return said() if callable(said) else said
+
+    def asked(self):
+        """The rows of every question."""
+        documents = [json.loads(request.body) for request in self.sent]
+        return [
+            np.reshape(document["inputs"][0]["data"], document["inputs"][0]["shape"]).tolist()
+            for document in documents
+        ]
+
+
+class Rig:
+    """The way back of one endpoint whose model says a label for rows of four features."""
+
+    def __init__(
+        self, executor, *, judge=None, ask=False, contract=CONTRACT, seconds=60.0, shaped=False,
+        values=False, **policy,
+    ):  # fmt: skip
+        self.pool = Pool()
+        self.scorer = judge or scorer(opinions=ask)
+        opinions = None
+        if ask:
+            opinions = SecondOpinions(self.scorer, share=1.0, seconds=seconds, random=np.zeros)
+            opinions.budget.earn(1000)
+        self.endpoint = Endpoint(
+            name="m",
+            match="/v2/models/m",
+            policy=Policy(**policy),
+            pool=self.pool,
+            limiter=None,
+            clients=None,
+            metrics=EndpointMetrics(),
+            codec=V2("/v2/models/m", contract, max_rows=8192),
+            body_limit=2**20,
+            expanded_ratio=20,
+            bundle=SimpleNamespace(agreement=self.scorer),
+            judge=(AnswerReader(CLASSES, 3, frozenset({"labels"})), self.scorer),
+            opinions=opinions,
+            always_shaped=shaped,
+        )
+        ticks = iter(range(10, 10**9))
+        self.executor = executor
+        self.inspection = AnswerInspection(
+            Forwarding(["accept", "accept-encoding"]),
+            clock=lambda: float(next(ticks)),
+            wall=lambda: 1e9,
+            executor=executor,
+            values=values,
+        )
+
+    def visit(self, firsts, *, merged=None, flagged=(), findings=(), judged=True):
+        """An exchange whose rows have these first values, on its way back."""
+        rows = np.zeros((len(firsts), 4), np.float32)
+        rows[:, 0] = firsts
+        tensor = {"name": "x", "datatype": "FP32", "shape": list(rows.shape)}
+        body = json.dumps({"id": "7", "inputs": [{**tensor, "data": rows.tolist()}]}).encode()
+        request = self.endpoint.codec.decode_request(HEAD, body, ROUTE)
+        record = Record("id", 1.0, 2.0, client="c" * 32, rows=len(rows))
+        visit = Visit(self.endpoint, ROUTE, Identity("c" * 32, "ip"), record, request=request)
+        visit.light = visit.reads = True
+        marks = np.isin(np.arange(len(rows)), flagged)
+        if judged:
+            given = np.zeros(len(rows)) if merged is None else np.array(merged, float)
+            visit.scored = Scored(request.rows, given, marks)
+            record.flagged_rows = int(marks.sum())
+        visit.refuses(list(findings), 1e9)
+        return visit
+
+    async def inspect(self, visit, response):
+        return await self.inspection.inspect(visit, HEAD, response)
+
+
+@pytest.fixture
+def executor():
+    with Threads(2) as one:
+        yield one
+
+
+@pytest.fixture
+def rig(executor):
+    return lambda **how: Rig(executor, **how)
+
+
+def found(visit):
+    return [reason.rule.id for reason in visit.record.decision.reasons]
+
+
+async def test_an_answer_that_agrees_goes_as_it_came(rig):
+    one = rig()
+    visit, response = one.visit([1, 2]), response_of(document([1, 2]), JSON)
+    assert await one.inspect(visit, response) is None
+    record = visit.record
+    assert record.decision.enforced is Action.ALLOW and not record.decision.reasons
+    assert (record.answer_score, record.answer_row, record.answer_label) == (0.0, 0, "dog")
+    assert record.answer_signals == {"distance": 1.0}
+    assert record.answered < record.judged
+    assert record.answer_flagged_rows == record.flagged_rows == record.reconsidered == 0
+    assert one.executor.calls == 0
+    assert response.take() == document([1, 2])
+
+
+async def test_a_row_that_disagrees_refuses_the_answer(rig):
+    one = rig()
+    visit = one.visit([1, 30])
+    assert await one.inspect(visit, response_of(document([1, 2]), JSON)) is None
+    record = visit.record
+    assert visit.refused and found(visit) == ["BZ-400"]
+    assert (record.answer_row, record.answer_label, record.answer_flagged_rows) == (1, "eel", 1)
+    assert record.answer_score == 28.0
+    assert record.answer_p_value < 0.001
+    assert record.flagged_rows == 1
+    assert "1 of 2 rows" in record.decision.reasons[0].detail
+
+
+async def test_a_row_counts_once_where_both_steps_flag_it(rig):
+    one = rig(block_fraction=0.9)
+    visit = one.visit([30, 1, 2], merged=[50, 0, 50], flagged=[0, 2])
+    await one.inspect(visit, response_of(document([1, 1, 2]), JSON))
+    assert visit.record.flagged_rows == 2
+    assert visit.record.answer_flagged_rows == 2
+    assert not visit.refused, "two of three are no more than nine tenths"
+
+
+@pytest.mark.parametrize(("fraction", "refused"), [(0.0, True), (0.5, False), (0.25, True)])
+async def test_the_block_fraction_holds_for_answers_too(rig, fraction, refused):
+    one = rig(block_fraction=fraction)
+    visit = one.visit([30, 30, 1, 1])
+    await one.inspect(visit, response_of(document([1, 1, 1, 1]), JSON))
+    assert visit.refused is refused
+
+
+@pytest.mark.parametrize("name", ["monitor", "allow", "off", "excluded", "rule in monitor"])
+async def test_a_disagreement_that_is_not_enforced_is_recorded(rig, name):
+    settings = {
+        "off": RuleSetting(off=True),
+        "excluded": RuleSetting(exclusions=(Exclusion("c" * 32, 2e9),)),
+        "rule in monitor": RuleSetting(mode=Mode.MONITOR),
     }
+    one = rig(
+        mode=Mode.MONITOR if name == "monitor" else Mode.ENFORCE,
+        on_disagreement=Action.ALLOW if name == "allow" else Action.BLOCK,
+        settings={"BZ-400": settings[name]} if name in settings else {},
+    )
+    visit = one.visit([30])
+    assert await one.inspect(visit, response_of(document([1]), JSON)) is None
+    assert not visit.refused
+    assert visit.record.answer_flagged_rows == 1
+    assert found(visit) == ([] if name == "off" else ["BZ-400"])
+    assert visit.record.decision.would_block is (name not in {"off", "allow"})
+
+
+async def test_a_disagreement_may_be_answered_coarsely(rig):
+    one = rig(on_disagreement=Action.SHAPE)
+    visit = one.visit([30])
+    lines, body = await one.inspect(visit, response_of(document([1]), JSON))
+    assert json.loads(body)["outputs"][0]["data"] == [1]
+    assert visit.record.shaped and visit.record.decision.enforced is Action.SHAPE
+    assert lines == b"Content-Type: application/json\r\n"
+
+
+OUTLIER = Reason(rules.OUTLIER, "1 of 2")
+
+
+@pytest.mark.parametrize("disagrees", [False, True])
+async def test_an_outlier_that_was_let_pass_is_judged_by_its_answer_alone(rig, disagrees):
+    one = rig(on_outlier=Action.ALLOW)
+    visit = one.visit([30 if disagrees else 1, 1], merged=[60, 0], flagged=[0], findings=[OUTLIER])
+    await one.inspect(visit, response_of(document([1, 1]), JSON))
+    assert visit.refused is disagrees
+    assert found(visit) == (["BZ-400", "BZ-300"] if disagrees else ["BZ-300"])
+    assert visit.record.flagged_rows == 1
+
+
+async def test_what_was_found_on_the_way_in_still_counts(rig):
+    one = rig()
+    pattern = Reason(rules.PROBING_CLIENT, action=Action.SHAPE)
+    visit = one.visit([30], findings=[pattern])
+    assert await one.inspect(visit, response_of(document([1]), JSON)) is None
+    assert visit.refused and found(visit) == ["BZ-400", "BZ-500"]
+    visit = one.visit([1], findings=[pattern])
+    assert await one.inspect(visit, response_of(document([1]), JSON)) is not None
+    assert found(visit) == ["BZ-500"]
+
+
+UNFIT = {
+    "nothing": (b"",),
+    "no JSON": (b"0.123", JSON),
+    "NaN": (scores().replace(b"0.123", b"NaN"), JSON),
+    "another type": (document([1]), (b"content-type", b"text/html")),
+    "an unknown datatype": (document([1]).replace(b"INT64", b"BF16"), JSON),
+    "brotli": (document([1]), (b"content-encoding", b"br")),
+    "two codings": (gzip.compress(document([1])), (b"content-encoding", b"gzip, gzip")),
+    "coded twice": (
+        gzip.compress(gzip.compress(document([1]))),
+        (b"content-encoding", b"gzip"),
+        (b"content-encoding", b"gzip"),
+    ),
+    "a lying coding": (document([1]), (b"content-encoding", b"gzip")),
+    "a truncated coding": (gzip.compress(document([1]))[:-9], (b"content-encoding", b"gzip")),
+    "a bomb": (gzip.compress(document([1]) + b" " * 500_000), (b"content-encoding", b"gzip")),
+    "a lying length": (document([1]), (b"inference-header-content-length", b"10")),
+    "truncated": (document([1])[:-3], JSON),
+    "something behind": (document([1]) + b"{}", JSON),
+}
+NEEDLESS = {
+    "other rows": document([1, 1]),
+    "an unknown class": document([3]),
+    "no label": scores([[0.5, 0.5]]).replace(b'"INT64"', b'"FP32"'),
+    "an error in a 200": b'{"error": "out of memory"}',
+    "no outputs": b'{"outputs": []}',
+}
+
+
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+@pytest.mark.parametrize("name", [*UNFIT, *NEEDLESS])
+async def test_an_answer_that_cannot_be_judged_follows_the_failure_mode(rig, name, failure_mode):
+    one = rig(failure_mode=failure_mode)
+    body, *headers = UNFIT.get(name) or (NEEDLESS[name], JSON)
+    visit, response = one.visit([1]), response_of(body, *headers)
+    assert await one.inspect(visit, response) is None
+    assert visit.refused is (failure_mode is FailureMode.DENY)
+    assert found(visit) == ["BZ-490"] and visit.record.fault == "BZ-490"
+    assert visit.record.answer_score is None
+    assert response.take() == body, "a failure mode that lets it through gets it as it came"
+
+
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+@pytest.mark.parametrize("name", UNFIT)
+async def test_an_answer_that_cannot_be_shaped_follows_the_failure_mode(rig, name, failure_mode):
+    one = rig(shaped=True, failure_mode=failure_mode)
+    body, *headers = UNFIT[name]
+    visit = one.visit([1], judged=False)
+    assert await one.inspect(visit, response_of(body, *headers)) is None
+    assert visit.refused is (failure_mode is FailureMode.DENY)
+    assert found(visit) == ["BZ-135"]
+    assert not visit.record.shaped
+
+
+@pytest.mark.parametrize("name", [*UNFIT, *NEEDLESS])
+async def test_monitor_mode_passes_what_cannot_be_judged(rig, name):
+    one = rig(mode=Mode.MONITOR)
+    body, *headers = UNFIT.get(name) or (NEEDLESS[name], JSON)
+    visit = one.visit([1])
+    assert await one.inspect(visit, response_of(body, *headers)) is None
+    assert not visit.refused and visit.record.decision.would_block
+
+
+async def test_what_nothing_needs_may_be_unreadable(rig):
+    one = rig()
+    visit = one.visit([1], judged=False)  # read for a sample of live traffic alone
+    assert await one.inspect(visit, response_of(b"x", JSON)) is None
+    assert not visit.refused and not found(visit)
+
+
+@pytest.mark.parametrize("fault", [ScoreFault("not finite"), ValueError("bug"), MemoryError()])
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+async def test_a_detectors_fault_follows_the_failure_mode(rig, fault, failure_mode):
+    one = rig(judge=scorer(detector=Distance(fault=fault)), failure_mode=failure_mode)
+    visit = one.visit([1])
+    assert await one.inspect(visit, response_of(document([1]), JSON)) is None
+    assert visit.refused is (failure_mode is FailureMode.DENY)
+    assert found(visit) == ["BZ-490"]
+
+
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+async def test_an_answer_that_is_too_large_can_still_be_relayed(rig, failure_mode, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BYTES", 40)
+    one = rig(failure_mode=failure_mode)
+    visit, response = one.visit([1]), response_of(document([1]), JSON)
+    assert await one.inspect(visit, response) is None
+    assert visit.refused is (failure_mode is FailureMode.DENY)
+    assert found(visit) == ["BZ-490"]
+    assert response.take() == document([1])
+
+
+async def test_an_answer_that_broke_off_is_the_model_servers_fault(rig):
+    one = rig(failure_mode=FailureMode.ALLOW)
+    response = Response(None)
+    response.status = 200
+    response.add(document([1])[:20])
+    response.fail(Refusal(UPSTREAM_INVALID, "closed in the middle"))
+    with pytest.raises(Refusal) as refusal:
+        await one.inspect(one.visit([1]), response)
+    assert refusal.value.rule is UPSTREAM_INVALID
+
+
+async def test_an_answer_byte_by_byte(rig):
+    one = rig()
+    visit, response = one.visit([30]), Response(None)
+    response.status = 200
+    response.headers = [JSON]
+    asking = asyncio.create_task(one.inspect(visit, response))
+    for byte in document([1]):
+        await asyncio.sleep(0)
+        assert not visit.record.answered
+        response.add(bytes([byte]))
+        response.notify()
+    response.end()
+    assert await asking is None
+    assert visit.refused
+
+
+@pytest.mark.parametrize("rows", [1, 1024, 1025])
+async def test_what_would_hold_the_loop_is_judged_in_a_thread(rig, rows):
+    one = rig()
+    visit = one.visit([1] * rows)
+    await one.inspect(visit, response_of(document([1] * rows), JSON))
+    assert visit.record.answer_score == 0.0
+    assert one.executor.calls == (rows > 1024)
+
+
+CODERS = {b"gzip": gzip.compress, b"deflate": zlib.compress, b"zstd": zstandard.compress}
+
+
+@pytest.mark.parametrize("name", CODERS)
+async def test_a_compressed_answer_is_read_in_a_thread_and_sent_plain(rig, name):
+    one = rig(shaped=True)
+    visit = one.visit([1, 2], judged=False)
+    coded = response_of(CODERS[name](scores()), JSON, (b"content-encoding", name))
+    _, body = await one.inspect(visit, coded)
+    assert json.loads(body)["outputs"][0]["data"] == [0.1, 0.9, 0.6, 0.5]
+    assert one.executor.calls == 2
+
+
+async def test_a_shaped_answer_is_coarse_and_keeps_what_belongs_to_it(rig):
+    one = rig(shaped=True)
+    visit = one.visit([1, 2], judged=False)
+    lines, body = await one.inspect(visit, response_of(scores(), JSON))
     read = json.loads(body)
     assert (read["model_name"], read["id"]) == ("m", "i")
-    assert np.array_equal(np.array(read["outputs"][0]["data"]).reshape(2, 2), COARSE)
+    assert read["outputs"][0]["data"] == [0.1, 0.9, 0.6, 0.5]  # the winner of the second is raised
     assert read["outputs"][1]["data"] == [7, 7]
-    assert executor.calls == 0
+    assert lines == b"Content-Type: application/json\r\n"
+    assert visit.record.shaped and one.executor.calls == 0
+    assert visit.response.tensors["y"].tolist() == SCORES, "what a sample is taken of"
 
 
-async def test_binary(executor):
-    tensors = np.array(SCORES, "<f4")
+async def test_a_binary_answer_stays_binary(rig):
     item = {
         "name": "y",
         "datatype": "FP32",
@@ -117,99 +444,166 @@ async def test_binary(executor):
     }
     text = json.dumps({"outputs": [item]}).encode()
     length = (b"inference-header-content-length", b"%d" % len(text))
-    head, body = await answer(response_of(text + tensors.tobytes(), length), executor)
-    (size,) = [int(line.partition(b": ")[2]) for line in head if line.startswith(b"Inference")]
-    assert np.array_equal(np.frombuffer(body[size:], "<f4"), np.array(COARSE, "<f4").ravel())
+    one = rig(shaped=True)
+    answer = response_of(text + np.array(SCORES, "<f4").tobytes(), length)
+    lines, body = await one.inspect(one.visit([1, 2], judged=False), answer)
+    size = int(lines.split(b"Length: ")[1])
+    assert np.frombuffer(body[size:], "<f4").tolist() == np.float32([0.1, 0.9, 0.6, 0.5]).tolist()
 
 
-CODERS = {b"gzip": gzip.compress, b"deflate": zlib.compress, b"zstd": zstandard.compress}
+async def test_the_audit_log_holds_answers_only_where_it_is_asked(rig):
+    for values in (False, True):
+        one = rig(values=values)
+        visit = one.visit([1, 2])
+        await one.inspect(visit, response_of(document([1, 2]), JSON))
+        notes = visit.record.notes
+        assert notes == {} or {k: v.tolist() for k, v in notes["answers"].items()} == {
+            "labels": [1, 2]
+        }
+        assert bool(notes) is values
 
 
-@pytest.mark.parametrize("name", CODERS)
-async def test_a_compressed_answer_is_sent_plain(executor, name):
-    coded = CODERS[name](document())
-    head, body = await answer(response_of(coded, (b"content-encoding", name)), executor)
-    assert np.array_equal(json.loads(body)["outputs"][0]["data"], np.ravel(COARSE))
-    assert not any(line.lower().startswith(b"content-encoding") for line in head)
-    assert executor.calls == 1
+async def test_a_suspicious_row_is_asked_about_again(rig):
+    one = rig(ask=True)
+    one.pool.answers = [response_of(document([1, 2]), JSON)]
+    visit = one.visit([1, 7, 30])  # of no, some and too much distance: the last refuses alone
+    await one.inspect(visit, response_of(document([1, 1, 30 % 3]), JSON))
+    assert visit.refused and one.pool.sent == []
+
+    visit = one.visit([1, 7])
+    await one.inspect(visit, response_of(document([1, 1]), JSON))
+    record = visit.record
+    assert one.pool.asked() == [[[14, 0, 0, 0], [8, 1, 1, 1]]]
+    [request] = one.pool.sent
+    assert b'"id"' not in request.body, "the client's id is the client's"
+    assert request.headers.lower() == (
+        b"content-type: application/json\r\naccept: a/b\r\naccept-encoding: identity\r\n"
+        b"x-request-id: id\r\n"
+    )
+    assert visit.refused and found(visit) == ["BZ-400"], "one of two copies is called otherwise"
+    assert (record.suspicious_rows, record.asked_rows, record.opinion_rows) == (1, 1, 2)
+    assert record.opinion_fault == ""
+    assert record.answer_row == 1 and record.answer_score == 56.0
+    assert set(record.answer_signals) == {"distance", "doubled"}
+    assert record.judged < record.reconsidered
 
 
-async def test_a_large_answer_is_read_in_a_thread(executor):
-    _, body = await answer(response_of(document([[0.123, 0.877]] * 5000)), executor)
-    assert json.loads(body)["outputs"][0]["data"] == [0.1, 0.9] * 5000
-    assert executor.calls == 1
+async def test_a_second_opinion_that_agrees_lets_the_answer_pass(rig):
+    one = rig(ask=True)
+    one.pool.answers = [response_of(document([1, 1]), JSON)]
+    visit = one.visit([1, 7])
+    assert await one.inspect(visit, response_of(document([1, 1]), JSON)) is None
+    assert not visit.refused
+    assert visit.record.asked_rows == 1 and visit.record.answer_score == 6.0
 
 
-@pytest.mark.parametrize("status", [301, 400, 404, 500, 503])
-async def test_an_error_of_the_model_server_goes_on_as_it_is(executor, status):
-    kind = (b"content-type", b"text/plain")
-    head, body = await answer(response_of(b"why 0.123", kind, status=status), executor)
-    assert int(head[0].split()[1]) == status
-    assert b"content-type: text/plain" in head
-    assert body == b"why 0.123"
+async def test_a_row_that_was_not_asked_about_tells_no_opinion(rig):
+    one = rig(ask=True)
+    one.pool.answers = [response_of(document([1, 1]), JSON)]
+    one.endpoint.opinions.budget.left = 0  # its two rows earn one row's copies
+    visit = one.visit([8, 19])
+    await one.inspect(visit, response_of(document([1, 1]), JSON))
+    assert one.pool.asked() == [[[38, 0, 0, 0], [20, 1, 1, 1]]], "the more suspicious one"
+    assert (visit.record.suspicious_rows, visit.record.asked_rows) == (2, 1)
+    assert set(visit.record.answer_signals) == {"distance", "doubled"}
+    visit = one.visit([19])
+    one.endpoint.opinions.budget.left = 0
+    await one.inspect(visit, response_of(document([1]), JSON))
+    assert (visit.record.suspicious_rows, visit.record.asked_rows) == (1, 0)
+    assert set(visit.record.answer_signals) == {"distance"}
+    assert visit.record.reconsidered == 0.0
 
 
-@pytest.mark.parametrize("status", [204, 304])
-async def test_no_body_stays_no_body(executor, status):
-    head, body = await answer(response_of(b"", status=status), executor)
-    assert int(head[0].split()[1]) == status
-    assert body == b""
-
-
-JSON = (b"content-type", b"application/json")
-UNFIT = {
-    "nothing": (b"",),
-    "no JSON": (b"0.123", JSON),
-    "NaN": (document().replace(b"0.123", b"NaN"), JSON),
-    "another type": (document(), (b"content-type", b"text/html")),
-    "an unknown datatype": (document().replace(b"FP64", b"BF16"), JSON),
-    "brotli": (document(), (b"content-encoding", b"br")),
-    "two codings": (gzip.compress(document()), (b"content-encoding", b"gzip, gzip")),
-    "coded twice": (
-        gzip.compress(gzip.compress(document())),
-        (b"content-encoding", b"gzip"),
-        (b"content-encoding", b"gzip"),
-    ),
-    "a lying coding": (document(), (b"content-encoding", b"gzip")),
-    "a truncated coding": (gzip.compress(document())[:-9], (b"content-encoding", b"gzip")),
-    "a bomb": (gzip.compress(document() + b" " * 500_000), (b"content-encoding", b"gzip")),
-    "a lying length": (document(), (b"inference-header-content-length", b"10")),
+FAILURES = {
+    "unreachable": lambda: Refusal(rules.UPSTREAM_UNREACHABLE, "down"),
+    "an error": lambda: response_of(b"{}", JSON, status=500),
+    "no JSON": lambda: response_of(b"x", JSON),
+    "other rows": lambda: response_of(document([1]), JSON),
+    "an unknown class": lambda: response_of(document([1, 9]), JSON),
+    "a bug": lambda: ZeroDivisionError("bug"),
 }
 
 
-@pytest.mark.parametrize("name", UNFIT)
-async def test_what_is_not_understood_is_not_sent(executor, name):
-    body, *headers = UNFIT[name]
-    response, one = response_of(body, *headers), exchange()
-    with pytest.raises(Refusal) as refusal:
-        await shaped(one, response, CODEC, executor=executor)
-    assert refusal.value.rule is UPSTREAM_INVALID
-    assert (one._connection.written, one.status) == (b"", 0)
-    # A failure mode that lets it through gets it as it came.
-    assert await one.relay(response) == len(body)
-    assert one._connection.written.endswith(b"\r\n\r\n" + body)
+@pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+async def test_a_second_opinion_that_fails_changes_nothing(rig, name, failure_mode):
+    one = rig(ask=True, failure_mode=failure_mode)
+    one.pool.answers = [FAILURES[name]()]
+    visit = one.visit([7])
+    assert await one.inspect(visit, response_of(document([1]), JSON)) is None
+    assert not visit.refused and not found(visit) and not visit.record.fault
+    assert visit.record.opinion_fault
+    assert (visit.record.asked_rows, visit.record.answer_score) == (1, 6.0)
+    assert visit.record.reconsidered > visit.record.judged
 
 
-async def test_the_limit_holds_before_and_after_decoding(executor):
-    body = document()
-    coded = gzip.compress(body), (b"content-encoding", b"gzip")
-    for fit in (response_of(body), response_of(*coded)):
-        await answer(fit, executor, limit=len(body))
-    for large in (response_of(body), response_of(*coded)):
-        with pytest.raises(Refusal) as refusal:
-            await answer(large, executor, limit=len(body) - 1)
-        assert refusal.value.rule is UPSTREAM_INVALID
-    with pytest.raises(Refusal):
-        await answer(response_of(*coded), executor, ratio=1)
+async def test_a_second_opinion_that_is_late_changes_nothing(rig):
+    one = rig(ask=True, seconds=0.001)
+    silent = Response(Connection())
+    silent.status = 200
+    one.pool.answers = [silent]
+    visit = one.visit([7])
+    assert await one.inspect(visit, response_of(document([1]), JSON)) is None
+    assert not visit.refused
+    assert "0.001 s" in visit.record.opinion_fault
 
 
-async def test_decimals(executor):
-    _, body = await answer(response_of(document()), executor, decimals=2)
-    assert json.loads(body)["outputs"][0]["data"] == [0.12, 0.88, 0.51, 0.5]
+async def test_a_client_that_leaves_ends_the_second_opinion(rig):
+    one = rig(ask=True)
+    silent = Response(Connection())
+    silent.status = 200
+    asked = asyncio.Event()
+
+    def answer():
+        asked.set()
+        return silent
+
+    one.pool.answers = [answer]
+    asking = asyncio.create_task(one.inspect(one.visit([7]), response_of(document([1]), JSON)))
+    await asked.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await asyncio.sleep(0)
+    assert silent._connection is None
+
+
+async def test_a_model_that_takes_one_row_is_asked_one_at_a_time(rig):
+    fixed = Contract.from_config([{"name": "x", "datatype": "FP32", "shape": [1, 4]}])
+    one = rig(ask=True, contract=fixed)
+    one.pool.answers = [response_of(document([1]), JSON), response_of(document([2]), JSON)]
+    visit = one.visit([7])
+    await one.inspect(visit, response_of(document([1]), JSON))
+    assert one.pool.asked() == [[[14, 0, 0, 0]], [[8, 1, 1, 1]]]
+    assert visit.refused and visit.record.opinion_rows == 2
+
+
+async def test_what_clients_send_pays_for_second_opinions(rig):
+    one = rig(ask=True)
+    budget = one.endpoint.opinions.budget
+    budget.left, budget.share = 0.0, 0.5
+    for _ in range(3):
+        await one.inspect(one.visit([1]), response_of(document([1]), JSON))
+    assert budget.left == 1.5
+    visit = one.visit([7])
+    one.pool.answers = [response_of(document([1, 1]), JSON)]
+    await one.inspect(visit, response_of(document([1]), JSON))
+    assert budget.left == 0.0 and visit.record.asked_rows == 1
 
 
 def test_understood():
-    response = response_of(document(), JSON, (b"content-type", b"text/html"))
-    read = understood(response, document(), CODEC)
+    response = response_of(scores(), JSON, (b"content-type", b"text/html"))
+    read = understood(response, scores(), CODEC)
     assert read.tensors["y"].tolist() == SCORES
     assert read.n == 2
+
+
+def test_the_limit_holds_before_and_after_decoding():
+    body = scores()
+    coded = gzip.compress(body)
+    packed = response_of(coded, (b"content-encoding", b"gzip"))
+    assert understood(packed, coded, CODEC, limit=len(body)).n == 2
+    for how in ({"limit": len(body) - 1}, {"ratio": 1}):
+        with pytest.raises(Refusal) as refusal:
+            understood(packed, coded, CODEC, **how)
+        assert refusal.value.rule is UPSTREAM_INVALID

@@ -9,11 +9,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from detectors.bundle import save_bundle
+from detectors.bundle_writer import save_bundle
 from detectors.training.fit import fit
 from proxy import rules
 from proxy.build import BuildError, Shared, build, listener_limits, load_bundles
 from proxy.decision import Action, FailureMode, Mode
+from proxy.explanations import Explanations
 from proxy.policy import RuleSetting
 from proxy.protocols.contract import Contract
 from proxy.settings.load import load
@@ -47,6 +48,7 @@ def shared():
     with ThreadPoolExecutor(1) as executor:
         clock = count(1).__next__
         yield Shared(
+            explanations=Explanations(0, wall=lambda: 1e9),
             clock=lambda: float(clock()),
             wall=lambda: 1e9,
             executor=executor,

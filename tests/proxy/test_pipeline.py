@@ -15,9 +15,11 @@ from detectors.scorer import ScoreFault, Verdicts
 from proxy import rules
 from proxy.decision import Action, FailureMode, Mode, Permit
 from proxy.endpoint import Endpoint, Router
+from proxy.explanations import Explanations
 from proxy.http.messages import Head, Peer, Reply
 from proxy.identity import Identity
-from proxy.pipeline import INLINE_BYTES, Pipeline
+from proxy.inspection import INLINE_BYTES
+from proxy.pipeline import Pipeline
 from proxy.policy import Policy, RuleSetting
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
@@ -69,6 +71,7 @@ class Pool:
         self.sent = []
         self.fault = None
         self.complete = True
+        self.broken = None
         self.body = b""
 
     async def send(self, permit):
@@ -96,8 +99,10 @@ class Answer:
     def discard(self):
         self.pool.sent.append("discarded")
 
-    async def whole(self, limit):
+    async def gathered(self, limit):
         assert limit > 0
+        if self.pool.broken is not None:
+            raise self.pool.broken
         return self.pool.body
 
 
@@ -213,7 +218,9 @@ class World:
             codec=V2("/v2/models/m", CONTRACT, max_rows=100_000),
             body_limit=10 * 2**20,
             expanded_ratio=100,
-            bundle=SimpleNamespace(scorer=self.scorer, digest="b" * 64),
+            bundle=SimpleNamespace(
+                scorer=self.scorer, digest="b" * 64, embedding=None, agreement=None
+            ),
         )
         ticks = iter(range(3, 10**9))
         self.pipeline = Pipeline(
@@ -227,6 +234,7 @@ class World:
             wall=lambda: 1e9,
             executor=executor,
             configuration="d" * 64,
+            explanations=Explanations(9, wall=lambda: 1e9),
             digests=digests,
             values=values,
         )
@@ -409,7 +417,7 @@ async def test_what_cannot_be_read_costs_its_sender_a_row(world):
 
 
 async def test_the_inspections_that_may_wait_are_bounded(world, monkeypatch):
-    monkeypatch.setattr("proxy.pipeline.INSPECTIONS", 0)
+    monkeypatch.setattr("proxy.inspection.INSPECTIONS", 0)
     one = world()
     exchange = await one.ask(body_of(np.ones((20_000, FEATURES))))
     assert exchange.status == 503
@@ -678,10 +686,25 @@ async def test_an_answer_that_cannot_be_shaped_follows_the_failure_mode(
 async def test_an_answer_that_broke_off_is_the_model_servers_fault(world):
     one = world(failure_mode=FailureMode.ALLOW)
     one.clients.alarm(14.5)
-    one.pool.body, one.pool.complete = b"not JSON", False
+    one.pool.broken = Refusal(rules.UPSTREAM_INVALID, "closed in the middle")
     exchange = await one.ask(HONEST)
     assert exchange.status == 502
-    assert one.record.decision.reasons[0].rule is rules.ANSWER_UNREADABLE
+    assert one.record.decision.reasons[0].rule is rules.UPSTREAM_INVALID
+
+
+@pytest.mark.parametrize(
+    ("failure_mode", "status"), [(FailureMode.DENY, 502), (FailureMode.ALLOW, 200)]
+)
+async def test_an_answer_too_large_to_be_shaped_follows_the_failure_mode(
+    world, failure_mode, status
+):
+    one = world(failure_mode=failure_mode)
+    one.clients.alarm(14.5)
+    one.pool.body, one.pool.complete = None, False
+    exchange = await one.ask(HONEST)
+    assert exchange.status == status
+    assert one.record.fault == "BZ-135"
+    assert not one.record.shaped
 
 
 async def test_a_throttled_client_reads_the_words_of_an_ordinary_limit(world):

@@ -119,7 +119,12 @@ def test_no_switch_lets_through_what_was_not_understood():
         if decide(Policy(settings=settings), Reason(rule)) is ALLOWED
     ]
     patterns = sorted(rule.id for rule in rules.PATTERNS)
-    assert switched == ["BZ-300", *patterns, *(f"BZ-{number}" for number in range(601, 607))]
+    assert switched == [
+        "BZ-300",
+        "BZ-400",
+        *patterns,
+        *(f"BZ-{number}" for number in range(601, 607)),
+    ]
 
 
 def test_no_switch_hides_a_fault():

@@ -2,19 +2,33 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from proxy.protocols.base import InferResponse
-from proxy.shaping import shape
+from proxy.protocols.base import InferRequest, InferResponse
+from proxy.shaping import Style, noise_key, shape
 
 FLOATS = ("<f2", "<f4", "<f8")
+KEY = noise_key(b"secret", "digits")
+MODES = ("round", "top_k", "label", "noise")
 
 
-def shaped(tensor, **how):
-    """One output, shaped."""
-    return shape(InferResponse({"y": tensor}, 1), **how).tensors["y"]
+def request(rows):
+    return InferRequest({"x": rows}, rows, len(rows))
+
+
+def answer(**tensors):
+    first = {len(tensor) for tensor in tensors.values()}
+    return InferResponse(tensors, first.pop() if len(first) == 1 else 1)
+
+
+def shaped(tensor, mode="round", rows=None, **how):
+    """One output, shaped. Noise is keyed on the numbers of the rows."""
+    if rows is None:
+        rows = np.arange(len(tensor), dtype=np.float32)[:, None]
+    style = Style(mode, key=KEY, **how)
+    return shape(answer(y=tensor), style, request(rows) if len(rows) else None).tensors["y"]
 
 
 def floats(shapes, **elements):
@@ -24,136 +38,347 @@ def floats(shapes, **elements):
     )
 
 
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def logit(shares):
+    return np.log(shares) - np.log1p(-shares)
+
+
 MATRICES = arrays.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=6)
+SCORES = floats(MATRICES, allow_nan=False, allow_infinity=False)
 
 
-CASES = [
-    ([[0.12, 0.88]], [[0.1, 0.9]]),
-    ([[0.34, 0.33, 0.33]], [[0.4, 0.3, 0.3]]),
-    ([[0.33, 0.34, 0.33]], [[0.3, 0.4, 0.3]]),
-    ([[0.33, 0.33, 0.34]], [[0.3, 0.3, 0.4]]),
-    ([[0.51, 0.49], [0.49, 0.51]], [[0.6, 0.5], [0.5, 0.6]]),
-    ([[0.5, 0.5]], [[0.5, 0.5]]),  # level before, level after
-    ([[0.5, 0.5, 0.49]], [[0.6, 0.6, 0.5]]),
-    ([[-7.26, -7.34]], [[-7.3 + 0.1, -7.3]]),
-    ([[-0.01, -0.02]], [[0.1, 0.0]]),
-    ([[0.46], [0.54]], [[0.5], [0.5]]),
-    ([0.34, 0.33, -0.04], [0.3, 0.3, 0.0]),
-    ([1e30, 1.04, -1e30], [1e30, 1.0, -1e30]),
-    ([[[0.34, 0.33]], [[0.33, 0.34]]], [[[0.4, 0.3]], [[0.3, 0.4]]]),
-]
+@st.composite
+def distributions(draw):
+    logits = draw(
+        arrays.arrays(
+            "<f8",
+            st.tuples(st.integers(1, 5), st.integers(2, 8)),
+            elements={
+                "min_value": -12,
+                "max_value": 12,
+            },
+        )
+    )
+    return softmax(logits).astype(draw(st.sampled_from(FLOATS)))
 
 
-@pytest.mark.parametrize(("given_values", "expected"), CASES)
-@pytest.mark.parametrize("dtype", ["<f4", "<f8"])
-def test_cases(given_values, expected, dtype):
-    result = shaped(np.array(given_values, dtype))
-    assert result.dtype == np.dtype(dtype)
-    assert np.array_equal(result, np.round(np.array(expected), 1).astype(dtype))
+class TestRound:
+    CASES = (
+        ([[0.12, 0.88]], [[0.1, 0.9]]),
+        ([[0.34, 0.33, 0.33]], [[0.4, 0.3, 0.3]]),
+        ([[0.33, 0.34, 0.33]], [[0.3, 0.4, 0.3]]),
+        ([[0.33, 0.33, 0.34]], [[0.3, 0.3, 0.4]]),
+        ([[0.51, 0.49], [0.49, 0.51]], [[0.6, 0.5], [0.5, 0.6]]),
+        ([[0.5, 0.5]], [[0.5, 0.5]]),  # level before, level after
+        ([[0.5, 0.5, 0.49]], [[0.5, 0.5, 0.4]]),
+        ([[-7.26, -7.34]], [[-7.3 + 0.1, -7.3]]),
+        ([[-0.01, -0.02]], [[0.1, 0.0]]),
+        ([[0.46], [0.54], [0.5]], [[0.4], [0.6], [0.5]]),  # 0.5 is not crossed, and not reached
+        ([0.46, 0.54, -0.04], [0.4, 0.6, 0.0]),
+        ([0.34, 0.96, 1.04], [0.3, 1.0, 1.0]),
+        ([[0.98, 0.97, 0.02]], [[1.0, 0.9, 0.0]]),  # no share passes 1,
+        ([[0.46, 0.44, 0.02]], [[0.4, 0.3, 0.0]]),  # and none comes to 0.5 from below
+        ([1e30, 1.04, -1e30], [1e30, 1.0, -1e30]),
+        ([[[0.34, 0.33]], [[0.33, 0.34]]], [[[0.4, 0.3]], [[0.3, 0.4]]]),
+    )
 
+    @pytest.mark.parametrize(("given_values", "expected"), CASES)
+    @pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+    def test_cases(self, given_values, expected, dtype):
+        result = shaped(np.array(given_values, dtype))
+        assert result.dtype == np.dtype(dtype)
+        assert np.array_equal(result, np.round(np.array(expected), 1).astype(dtype))
 
-def test_half_precision():
-    result = shaped(np.array([[0.3333, 0.334, 0.3325], [65504, -65504, 6e-8]], "<f2"))
-    assert np.array_equal(result, np.array([[0.3, 0.4, 0.3], [65504, -65504, 0]], "<f2"))
+    def test_half_precision(self):
+        result = shaped(np.array([[0.3333, 0.334, 0.3325], [65504, -65504, 6e-8]], "<f2"))
+        assert np.array_equal(result, np.array([[0.3, 0.4, 0.3], [65504, -65504, 0]], "<f2"))
 
-
-@given(floats(MATRICES, allow_nan=False, allow_infinity=False))
-def test_the_best_of_every_row_stays_best(tensor):
-    result = shaped(tensor)
-    assert (result.shape, result.dtype) == (tensor.shape, tensor.dtype)
-    assert np.array_equal(result.argmax(axis=-1), tensor.argmax(axis=-1))
-    if tensor.shape[-1] > 1:
+    @given(SCORES)
+    def test_all_that_were_best_stay_best(self, tensor):
+        assume(tensor.shape[-1] > 1)
+        result = shaped(tensor)
         best, was = result.max(-1, keepdims=True), tensor.max(-1, keepdims=True)
         assert np.array_equal(result == best, tensor == was)
 
+    @given(floats(MATRICES, min_value=-2048, max_value=2048), st.integers(0, 3))
+    def test_what_is_left_is_coarse_and_near(self, tensor, decimals):
+        result = shaped(tensor, decimals=decimals)
+        grid = np.round(result.astype(float), decimals).astype(tensor.dtype)
+        assert np.array_equal(result, grid)
+        # Half a step of rounding, a step for the verdict, and the datatype's own.
+        slack = np.spacing(np.abs(tensor).astype(tensor.dtype)).astype(float)
+        assert (np.abs(result.astype(float) - tensor) <= 1.5001 * 10.0**-decimals + 2 * slack).all()
 
-@given(floats(MATRICES, min_value=-2048, max_value=2048), st.integers(0, 3))
-def test_what_is_left_is_coarse_and_near(tensor, decimals):
-    result = shaped(tensor, decimals=decimals)
-    grid = np.round(result.astype(float), decimals).astype(tensor.dtype)
-    assert np.array_equal(result, grid)
-    # Half a step of rounding, a step for a winner that was level, and the datatype's own.
-    slack = np.spacing(np.abs(tensor).astype(tensor.dtype)).astype(float)
-    assert (np.abs(result.astype(float) - tensor) <= 1.5001 * 10.0**-decimals + 2 * slack).all()
+    @given(floats(arrays.array_shapes(max_dims=3), min_value=-0.046875, max_value=0.046875))
+    def test_zero_does_not_tell_its_sign(self, tensor):
+        assert not np.signbit(shaped(tensor)).any()
 
+    def test_logits_of_one_column_keep_their_sign(self):
+        tensor = np.array([[0.04], [-0.04], [0.0], [3.14]])
+        found = shaped(tensor, kind="logits", output="y")
+        assert found.ravel().tolist() == [0.1, -0.1, 0.0, 3.1]
 
-@given(floats(MATRICES))
-def test_shaping_twice_is_shaping_once_and_leaves_its_argument(tensor):
-    before = tensor.copy()
-    once = shaped(tensor)
-    assert np.array_equal(shaped(once), once, equal_nan=True)
-    assert tensor.tobytes() == before.tobytes()
-    finite = np.isfinite(tensor)
-    assert np.array_equal(once[~finite], tensor[~finite], equal_nan=True)
-    assert np.isfinite(once[finite]).all()
-
-
-@given(floats(arrays.array_shapes(max_dims=3), min_value=-0.046875, max_value=0.046875))
-def test_zero_does_not_tell_its_sign(tensor):
-    result = shaped(tensor)
-    assert not np.signbit(result).any()
+    def test_values_are_only_rounded(self):
+        tensor = np.array([[0.46, 0.44], [0.54, 2.26]])
+        found = shaped(tensor, kind="values")
+        assert found.tolist() == [[0.5, 0.4], [0.5, 2.3]]
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
+class TestTopK:
+    CASES = (
+        (1, [[0.5, 0.25, 0.15, 0.1]], [[0.5, 0.5 / 3, 0.5 / 3, 0.5 / 3]]),
+        (2, [[0.1, 0.5, 0.15, 0.25]], [[0.125, 0.5, 0.125, 0.25]]),
+        (3, [[0.1, 0.5, 0.15, 0.25]], [[0.1, 0.5, 0.15, 0.25]]),
+        (4, [[0.1, 0.5, 0.15, 0.25]], [[0.1, 0.5, 0.15, 0.25]]),
+        (1000, [[0.1, 0.9]], [[0.1, 0.9]]),
+        (1, [[0.4, 0.4, 0.15, 0.05]], [[0.4, 0.4, 0.1, 0.1]]),  # what equals the last stays too
+        (2, [[1.0, 0.0, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0]]),
+        (1, [[5.0, np.log(2), np.log(4)]], [[5.0, np.log(3), np.log(3)]]),
+        (1, [[0.9, 0.8, 0.6, 0.1]], [[0.9, 0.5, 0.5, 0.5]]),  # several labels
+        (1, [[0.26], [0.46], [3.26]], [[0.3], [0.4], [3.3]]),
+    )
+
+    @pytest.mark.parametrize(("k", "given_values", "expected"), CASES)
+    def test_cases(self, k, given_values, expected):
+        found = shaped(np.array(given_values), "top_k", top_k=k)
+        assert np.allclose(found, expected, rtol=0, atol=1e-12)
+
+    @given(distributions(), st.integers(1, 9))
+    def test_the_best_stay_as_they_are_and_the_others_tell_nothing(self, tensor, k):
+        found = shaped(tensor, "top_k", top_k=k)
+        for row, was in zip(found, tensor, strict=True):
+            least = np.sort(was)[::-1][min(k, was.size) - 1]
+            assert np.array_equal(row[was >= least], was[was >= least])
+            assert np.unique(row[was < least]).size <= 1
+            assert abs(float(row.sum(dtype=float) - was.sum(dtype=float))) < 1e-2 * (
+                np.finfo(tensor.dtype).eps / np.finfo("<f2").eps
+            )
+
+    @given(distributions(), st.integers(1, 4))
+    def test_probabilities_and_logits_tell_the_same(self, tensor, k):
+        tensor = tensor.astype(float) + 1e-9
+        logits = np.log(tensor) + 3.25
+        one, two = (shaped(given, "top_k", top_k=k) for given in (tensor, logits))
+        assert np.allclose(softmax(two) * tensor.sum(1, keepdims=True), one, rtol=1e-9)
+
+
+class TestLabel:
+    CASES = (
+        ([[0.2, 0.7, 0.1], [0.4, 0.4, 0.2]], [[0, 1, 0], [1, 0, 0]]),
+        ([[-3.0, 2.0, 5.0]], [[-8, -8, 8]]),
+        ([[3.0, -2.0, 0.0]], [[8, -8, -8]]),
+        (np.log([[0.25, 0.75]]).tolist(), [[-16, 0]]),
+        ([[0.9, 0.8, 0.3]], [[1, 0.75, 0]]),  # several labels: each side of 0.5, and the best
+        ([[0.3, 0.4, 0.1]], [[0, 0.25, 0]]),
+        ([[0.3], [0.7], [0.5]], [[0], [1], [0.5]]),
+        ([0.3, 0.7, 4.0, 3.26], [0, 1, 4, 3.3]),
+    )
+
+    @pytest.mark.parametrize(("given_values", "expected"), CASES)
+    @pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+    def test_cases(self, given_values, expected, dtype):
+        found = shaped(np.array(given_values, dtype), "label")
+        assert np.array_equal(found, np.array(expected, dtype))
+
+    def test_logits_of_one_column(self):
+        found = shaped(np.array([[0.2], [-0.2], [0.0]]), "label", kind="logits")
+        assert found.ravel().tolist() == [8.0, -8.0, 0.0]
+
+    @given(distributions())
+    def test_nothing_but_the_best_class_is_left(self, tensor):
+        for given_values in (tensor, np.log(tensor.astype(float) + 1e-9), tensor * 9 + 2):
+            found = shaped(given_values, "label")
+            assert np.array_equal(found.argmax(1), given_values.argmax(1))
+            assert np.array_equal(np.sort(found, axis=1), np.sort(np.roll(found, 1, 0), axis=1))
+
+
+class TestEveryMode:
+    @pytest.mark.parametrize("mode", MODES)
+    @given(tensor=SCORES)
+    def test_the_best_of_every_row_stays_best(self, mode, tensor):
+        result = shaped(tensor, mode)
+        assert (result.shape, result.dtype) == (tensor.shape, tensor.dtype)
+        assert np.array_equal(result.argmax(axis=-1), tensor.argmax(axis=-1))
+
+    @pytest.mark.parametrize("mode", MODES)
+    @given(tensor=floats(MATRICES, min_value=0, max_value=1))
+    def test_shares_stay_shares_on_their_side(self, mode, tensor):
+        distribution = np.abs(tensor.sum(-1, dtype=float) - 1) < 0.02
+        assume(tensor.shape[-1] == 1 or not distribution.any())
+        result = shaped(tensor, mode)
+        assert ((result >= 0) & (result <= 1)).all()
+        assert np.array_equal(result.argmax(axis=-1), tensor.argmax(axis=-1))
+        if mode == "top_k" and tensor.shape[-1] > 1:
+            return  # the others have one level together
+        assert not ((tensor < 0.5) & (result >= 0.5)).any()
+        assert not ((tensor > 0.5) & (result <= 0.5)).any()
+
+    @pytest.mark.parametrize("mode", ["round", "top_k", "label"])
+    @given(tensor=floats(MATRICES))
+    def test_shaping_twice_is_shaping_once_and_leaves_its_argument(self, mode, tensor):
+        before = tensor.copy()
+        once = shaped(tensor, mode)
+        twice = shaped(once, mode)
+        if mode == "label" and (tensor == 0.5).any():
+            return  # two shares of 0.5 and nothing else are a distribution
+        eps = np.finfo(tensor.dtype).eps
+        assert np.allclose(twice, once, rtol=2 * eps, atol=0, equal_nan=True)
+        assert tensor.tobytes() == before.tobytes()
+
+    @pytest.mark.parametrize("mode", MODES)
+    @given(tensor=floats(MATRICES))
+    def test_what_is_not_finite_stays_and_nothing_else_becomes_so(self, mode, tensor):
+        result = shaped(tensor, mode)
+        finite = np.isfinite(tensor)
+        assert np.array_equal(result[~finite], tensor[~finite], equal_nan=True)
+        assert np.isfinite(result[finite]).all()
+
+    ODD = (
         [np.nan, 0.34, 0.33],
         [np.inf, 0.34, 0.33],
         [-np.inf, 0.33, 0.34],
         [np.nan] * 3,
         [np.inf, np.inf, 0.3],
         [-np.inf] * 3,
-    ],
-)
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_what_is_not_finite_stays(row, dtype):
-    tensor = np.array([row, [0.33, 0.34, 0.3]], dtype)
-    result = shaped(tensor)
-    odd = ~np.isfinite(tensor)
-    assert np.array_equal(result[odd], tensor[odd], equal_nan=True)
-    assert np.array_equal(result.argmax(axis=1), tensor.argmax(axis=1))
-    assert np.array_equal(result[1], np.array([0.3, 0.4, 0.3], dtype))
+    )
+
+    @pytest.mark.parametrize("row", ODD)
+    @pytest.mark.parametrize("dtype", FLOATS)
+    @pytest.mark.parametrize("mode", MODES)
+    def test_a_row_that_is_not_finite_is_rounded_and_spoils_no_other(self, mode, row, dtype):
+        tensor = np.array([row, [0.33, 0.34, 0.33]], dtype)
+        result = shaped(tensor, mode)
+        alone = shaped(tensor[1:], mode, np.ones((1, 1), np.float32))
+        assert np.array_equal(result[0], shaped(tensor[:1])[0], equal_nan=True)
+        assert np.array_equal(result[1:], alone)
+
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize(
+        "tensor",
+        [
+            np.array([[3, 7]], "<i8"),
+            np.array([2**64 - 1], "<u8"),
+            np.array([[True, False]]),
+            np.array([[b"0.873 apples"], [b"12:30"]], object),
+            np.array([b"", b"\xff"], object),
+            np.empty((0, 3), "<f4"),
+            np.empty((3, 0), "<f4"),
+            np.empty((0,), object),
+        ],
+        ids=str,
+    )
+    def test_the_rest_is_left_alone(self, mode, tensor):
+        assert shaped(tensor, mode) is tensor
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_labels_written_as_floats_stay(self, mode):
+        tensor = np.array([0.0, 1.0, 7.0, -3.0], "<f4")
+        assert np.array_equal(shaped(tensor, mode), tensor)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_everything_else_is_kept(self, mode):
+        options = {"id": "a", "binary": frozenset({"y"})}
+        tensors = {"y": np.array([[0.12, 0.88]]), "label": np.array([1])}
+        asked = request(np.ones((1, 4), np.float32))
+        result = shape(InferResponse(tensors, 1, options), Style(mode, key=KEY), asked)
+        assert list(result.tensors) == ["y", "label"]
+        assert (result.n, result.options) == (1, options)
+        assert result.tensors["label"] is tensors["label"]
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_an_answer_without_a_first_dimension_of_rows(self, mode):
+        """Some servers answer one row with the classes alone."""
+        tensor = np.array([0.2, 0.7, 0.1])
+        row = request(np.ones((1, 4), np.float32))
+        style = Style(mode, key=KEY)
+        alone = shape(InferResponse({"y": tensor}, 3), style, row).tensors["y"]
+        batched = shape(InferResponse({"y": tensor[None]}, 1), style, row).tensors["y"]
+        assert np.array_equal(alone, batched[0])
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_integers_that_are_scores(self, mode):
+        tensor = np.array([[3, 250, 2]], "<u1")
+        result = shaped(tensor, mode, output="y", kind="probabilities")
+        assert result.dtype == tensor.dtype
+        assert result.tolist() == [[0, 255, 0]]
+        signed = shaped(np.array([[-3, -5]], "<i1"), mode, output="y", kind="logits")
+        assert signed.tolist() == [[127, -128]]
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        np.array([[3, 7]], "<i8"),
-        np.array([2**64 - 1], "<u8"),
-        np.array([[True, False]]),
-        np.array([[b"0.873 apples"], [b"12:30"]], object),
-        np.array([b"", b"\xff"], object),
-        np.empty((0, 3), "<f4"),
-        np.empty((3, 0), "<f4"),
-        np.empty((0,), object),
-    ],
-    ids=str,
-)
-def test_the_rest_is_left_alone(tensor):
-    assert shaped(tensor) is tensor
+class TestTexts:
+    """What Triton answers to the parameter ``classification``."""
+
+    def test_rounded(self):
+        strings = np.array(
+            [[b"0.873412:5:cat", b"0.126588:0"], [b"-13.040000:2:a:b", b"1:2"]], object
+        )
+        assert shaped(strings).tolist() == [
+            [b"0.900000:5:cat", b"0.100000:0"],
+            [b"-13.000000:2:a:b", b"1:2"],
+        ]
+        assert shaped(np.array([b"-0.010000:1"], object)).tolist() == [b"0.000000:1"]
+
+    def test_a_label_does_not_tell_who_came_second(self):
+        strings = np.array(
+            [[b"0.60:5:cat", b"0.30:0:dog", b"0.10:1"], [b"3.1:2", b"2:1", b"1.5:0"]], object
+        )
+        assert shaped(strings, "label").tolist() == [
+            [b"1.000000:5:cat"] * 3,
+            [b"8.000000:2", b"2:1", b"8.000000:0"],  # no row of scores: each string on its own
+        ]
+
+    def test_top_k_does_not_tell_the_order_of_the_others(self):
+        strings = np.array([[b"0.60:5:cat", b"0.30:7:dog", b"0.07:3", b"0.03:2"]], object)
+        assert shaped(strings, "top_k", top_k=1).tolist() == [
+            [b"0.600000:5:cat", b"0.133333:2", b"0.133333:3", b"0.133333:7:dog"]
+        ]
+
+    @pytest.mark.parametrize("logits", [False, True])
+    def test_noise_is_that_of_the_scores(self, logits):
+        scores = np.array([[1.5, 0.2, 3.0, -1.0]])
+        scores = scores if logits else softmax(scores)
+        texts = [b"%f:%d" % (scores[0, place], place) for place in scores[0].argsort()[::-1]]
+        found = shaped(np.array([texts], object), "noise").tolist()[0]
+        expected = shaped(scores, "noise")[0]
+        read = [(int(text.split(b":")[1]), float(text.split(b":")[0])) for text in found]
+        assert read[0][0] == 2
+        assert [score for _, score in read] == sorted((score for _, score in read), reverse=True)
+        assert np.allclose([expected[place] for place, _ in read], [s for _, s in read], atol=1e-5)
+
+    def test_a_single_score_is_disturbed(self):
+        text = np.array([[b"0.800000:3"]], object)
+        found = float(shaped(text, "noise")[0, 0].split(b":")[0])
+        assert 0 < found < 1
+        assert abs(found - 0.8) > 1e-3
+
+    def test_absurd_indices(self):
+        text = b"0.123456:" + b"9" * 300
+        for mode in ("round", "label", "noise"):
+            assert not shaped(np.array([[text]], object), mode)[0, 0].startswith(b"0.123456")
 
 
-def test_scores_do_not_leave_as_text():
-    strings = np.array([[b"0.873412:5:cat", b"0.126588:0"], [b"-13.040000:2:a:b", b"1:2"]], object)
-    result = shaped(strings)
-    assert result.tolist() == [
-        [b"0.900000:5:cat", b"0.100000:0"],
-        [b"-13.000000:2:a:b", b"1:2"],
-    ]
-    assert shaped(np.array([b"-0.010000:1"], object)).tolist() == [b"0.000000:1"]
+class TestStyle:
+    def test_decimals(self):
+        assert shaped(np.array([0.123456]), decimals=3).tolist() == [0.123]
+        assert shaped(np.array([[1.4, 1.3]]), decimals=0).tolist() == [[2.0, 1.0]]
 
-
-def test_everything_else_is_kept():
-    options = {"id": "a", "binary": frozenset({"y"})}
-    response = InferResponse({"y": np.array([[0.12, 0.88]]), "label": np.array([1])}, 1, options)
-    result = shape(response)
-    assert list(result.tensors) == ["y", "label"]
-    assert (result.n, result.options) == (1, options)
-
-
-def test_decimals():
-    assert shaped(np.array([0.123456]), decimals=3).tolist() == [0.123]
-    assert shaped(np.array([[1.4, 1.3]]), decimals=0).tolist() == [[2.0, 1.0]]
-    for decimals in (-1, 7):
-        with pytest.raises(ValueError, match="0 to 6"):
-            shaped(np.array([0.1]), decimals=decimals)
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"decimals": -1}, "0 to 6"),
+            ({"decimals": 7}, "0 to 6"),
+            ({"top_k": 0}, "at least 1"),
+            ({"noise": 0.0}, "above 0"),
+            ({"noise": float("nan")}, "above 0"),
+            ({"mode": "noise"}, "key of 32"),
+            ({"mode": "noise", "key": b"short"}, "key of 32"),
+            ({"mode": "label", "kind": "values"}, "no labels"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, settings, words):
+        with pytest.raises(ValueError, match=words):
+            Style(**settings)

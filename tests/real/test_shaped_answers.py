@@ -5,7 +5,6 @@ import base64
 import contextlib
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,25 +13,32 @@ from real_servers import NUMERIC
 from real_tensors import random_tensor
 
 from loadtest.wire import Session, render_request
-from proxy.answer import shaped
+from proxy.answer import MAX_BYTES, understood
 from proxy.decision import ALLOWED, Permit, UpstreamRequest
 from proxy.http.address import Address
 from proxy.http.application import Intake
 from proxy.http.downstream import Listener
 from proxy.http.messages import Reply
 from proxy.http.upstream import Pool
-from proxy.protocols.base import InferResponse
+from proxy.protocols.base import InferRequest, InferResponse
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
-from proxy.shaping import shape
+from proxy.shaping import Style, noise_key, shape
+
+KEY = noise_key(b"secret", "real")
+STYLES = {mode: Style(mode, key=KEY) for mode in ("round", "top_k", "label", "noise")}
 
 
 class Shaping:
-    """Shapes every answer of one server, whatever was asked. Implements ``Application``."""
+    """Shapes every answer of one server, whatever was asked. Implements ``Application``.
+
+    Attributes:
+        style: how.
+    """
 
     def __init__(self, port):
         self.pool = Pool([Address.parse(f"http://127.0.0.1:{port}")])
-        self.executor = ThreadPoolExecutor(1)
+        self.style = STYLES["round"]
 
     def open(self, head, _peer):
         model = head.target.split("/")[3]
@@ -41,13 +47,19 @@ class Shaping:
     async def handle(self, exchange):
         codec, head = exchange.context, exchange.head
         route = codec.route(head.method, head.target)
-        lines, body = codec.encode_request(codec.decode_request(head, exchange.body, route))
-        asked = head.get(b"accept-encoding")
-        if asked is not None:
-            lines += b"accept-encoding: %b\r\n" % asked
+        asked = codec.decode_request(head, exchange.body, route)
+        lines, body = codec.encode_request(asked)
+        accepted = head.get(b"accept-encoding")
+        if accepted is not None:
+            lines += b"accept-encoding: %b\r\n" % accepted
         request = UpstreamRequest(b"POST", route.target, lines, body)
         response = await self.pool.send(Permit(ALLOWED, request))
-        await shaped(exchange, response, codec, executor=self.executor)
+        if response.status != 200:
+            await exchange.relay(response)
+            return
+        body = await response.whole(MAX_BYTES)
+        answer = shape(understood(response, body, codec), self.style, asked)
+        exchange.replace(response, *codec.encode_response(answer))
 
     def refuse(self, refusal, _head, _peer, _received):
         return Reply(refusal.rule.status, json.dumps({"error": str(refusal)}).encode())
@@ -55,7 +67,7 @@ class Shaping:
 
 @contextlib.contextmanager
 def shaping(server_port):
-    """The port of a gateway that shapes every answer, in a thread of its own."""
+    """A gateway that shapes every answer, in a thread of its own, and its port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -75,49 +87,89 @@ def shaping(server_port):
 
     application, listener = run(start())
     try:
-        yield listener.port
+        yield application, listener.port
     finally:
         run(stop())
-        application.executor.shutdown()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-@pytest.fixture(scope="module")
-def shaped_triton(triton_port):
-    with shaping(triton_port) as port:
-        yield port, triton_port
+class Pair:
+    """A server behind shaping, and itself.
+
+    Attributes:
+        style: of the shaping.
+        ports: the gateway's and the server's.
+    """
+
+    def __init__(self, application, *ports):
+        self._application = application
+        self.ports = ports
+
+    @property
+    def style(self):
+        return self._application.style
+
+    @style.setter
+    def style(self, style):
+        self._application.style = style
 
 
 @pytest.fixture(scope="module")
-def shaped_mlserver(mlserver_port):
-    with shaping(mlserver_port) as port:
-        yield port, mlserver_port
+def triton_pair(triton_port):
+    with shaping(triton_port) as (application, port):
+        yield Pair(application, port, triton_port)
 
 
-def expected(answer):
+@pytest.fixture(scope="module")
+def mlserver_pair(mlserver_port):
+    with shaping(mlserver_port) as (application, port):
+        yield Pair(application, port, mlserver_port)
+
+
+@pytest.fixture(params=STYLES)
+def shaped_triton(request, triton_pair):
+    triton_pair.style = STYLES[request.param]
+    return triton_pair
+
+
+@pytest.fixture(params=STYLES)
+def shaped_mlserver(request, mlserver_pair):
+    mlserver_pair.style = STYLES[request.param]
+    return mlserver_pair
+
+
+def request(tensor):
+    rows = tensor.reshape(len(tensor), -1).astype(np.float32)
+    return InferRequest({"x": tensor}, rows, len(tensor))
+
+
+def expected(answer, style, rows):
     """The direct answer of a server, its tensors shaped."""
-    for name, tensor in answer["result"]["outputs"].items():
-        kind = tensor["datatype"]
-        array = np.frombuffer(base64.b64decode(tensor["data"]), NUMERIC[kind]).reshape(
+    outputs = answer["result"]["outputs"]
+    tensors = {
+        name: np.frombuffer(base64.b64decode(tensor["data"]), NUMERIC[tensor["datatype"]]).reshape(
             tensor["shape"]
         )
-        coarse = shape(InferResponse({name: array}, len(array))).tensors[name]
-        tensor["data"] = encode(coarse)
+        for name, tensor in outputs.items()
+    }
+    coarse = shape(InferResponse(tensors, len(rows)), style, request(rows))
+    for name, tensor in coarse.tensors.items():
+        outputs[name]["data"] = encode(tensor)
     return answer
 
 
-def compare(client, ports, model, tensor, datatype, outputs=("y",), **keywords):
+def compare(client, pair, model, tensor, datatype, outputs=("y",), **keywords):
     """Asks through the gateway and past it; the number of rows whose tensors were shaped."""
     through, direct = (
         client.infer(port, model, tensor, datatype, outputs, request_id="a", **keywords)
-        for port in ports
+        for port in pair.ports
     )
     if "result" not in direct:
         assert through == direct  # what the server refuses (FP16 in JSON) it refuses in its words
         return 0
-    assert through == expected(direct)
+    assert through == expected(direct, pair.style, np.asarray(tensor))
     return len(tensor)
 
 
@@ -137,7 +189,8 @@ def test_triton(client, shaped_triton, datatype, binary):
 def test_triton_strings(client, shaped_triton, binary):
     tensor = random_tensor(np.random.default_rng(20), "BYTES", 5)
     through, direct = (
-        client.infer(port, "echo_bytes", tensor, "BYTES", binary=binary) for port in shaped_triton
+        client.infer(port, "echo_bytes", tensor, "BYTES", binary=binary)
+        for port in shaped_triton.ports
     )
     assert "result" in direct
     assert through == direct
@@ -157,18 +210,20 @@ def test_triton_scores_as_text(shaped_triton, images):
     item = {"name": "x", "shape": [1, 64], "datatype": "FP32", "data": images[0].tolist()}
     body = json.dumps({"inputs": [item], "outputs": outputs}).encode()
     read = []
-    for port in shaped_triton:
+    for port in shaped_triton.ports:
         with Session(("127.0.0.1", port)) as session:
             answer = session.exchange(
                 render_request("POST", "/v2/models/digits/infer", "localhost", body)
             )
         (output,) = json.loads(answer.body)["outputs"]
-        read.append([text.split(":") for text in output["data"]])
+        read.append(output["data"])
     through, direct = read
     assert len(direct) == 3
-    assert [index for _, index in through] == [index for _, index in direct]
-    assert [float(score) for score, _ in through] == [round(float(score), 1) for score, _ in direct]
-    assert any(float(score) != round(float(score), 1) for score, _ in direct)
+    strings = np.array([[text.encode() for text in direct]], object)
+    coarse = shape(InferResponse({"scores": strings}, 1), shaped_triton.style, request(images[:1]))
+    assert [text.encode() for text in through] == coarse.tensors["scores"].tolist()[0]
+    assert through != direct or shaped_triton.style.mode == "top_k"
+    assert through[0].split(":")[1] == direct[0].split(":")[1]
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT64", "BOOL"])
@@ -183,3 +238,22 @@ def test_mlserver_scikit_learn_model(client, shaped_mlserver, images):
     outputs = ("predict", "predict_proba")
     read = compare(client, shaped_mlserver, "digits", rows, "FP64", outputs, binary=False)
     assert read == 50
+
+
+def test_labels_follow_their_scores(client, mlserver_pair, images):
+    mlserver_pair.style = Style("noise", noise=10.0, keep_best=False, key=KEY)
+    outputs = ("predict", "predict_proba")
+    through, direct = (
+        client.infer(port, "digits", images[:50], "FP64", outputs, request_id="a", binary=False)
+        for port in mlserver_pair.ports
+    )
+
+    def read(answer):
+        return [
+            np.frombuffer(base64.b64decode(tensor["data"]), NUMERIC[tensor["datatype"]])
+            for tensor in (answer["result"]["outputs"][name] for name in outputs)
+        ]
+
+    labels, scores = read(through)
+    assert np.array_equal(labels, scores.reshape(50, -1).argmax(axis=1))
+    assert not np.array_equal(labels, read(direct)[0])

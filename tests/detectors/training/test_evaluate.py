@@ -41,7 +41,7 @@ def test_the_budget_is_kept(name):
     assert result.clearly_over <= 2  # P(more than 2 of 6) is 0.2 % even at a true 5 %
     assert 0 < result.rate < 0.05
     assert result.found > 0.2
-    assert set(outcomes[0].auc) == {MERGED, *evaluate.REGISTRY}
+    assert set(outcomes[0].auc) == {MERGED, *evaluate.KINDS}
     assert outcomes[0].auc[MERGED] > 0.7
 
 

@@ -6,12 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.calibration import rows_needed
-from detectors.outlier import REGISTRY
 from detectors.training import fit as fitting
+from detectors.training.estimators import KINDS
 from detectors.training.fit import fit
 from detectors.training.patterns import PatternRowsError, fit_patterns
 from detectors.training.readers import DataError
-from detectors.training.splits import MIN_MERGE, MIN_TRAIN, TooFewRowsError, distinct, split
+from detectors.training.splits import (
+    MIN_MERGE,
+    MIN_TRAIN,
+    TooFewRowsError,
+    distinct,
+    of_any,
+    of_some_clients,
+    split,
+)
+from detectors.training.usage import Promise, use_rows
 
 
 def draw(count, features=4, seed=0):
@@ -68,6 +77,106 @@ def test_a_split_leaves_so_many_for_the_threshold(count, least):
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(count))
     if least <= len(alone.threshold):
         assert all((a == b).all() for a, b in zip(alone, parts, strict=True))
+
+
+@given(
+    st.integers(0, 4_000),
+    st.integers(0, 2_000),
+    st.sampled_from([0.01, 0.05, 0.3]),
+    st.integers(0, 800),
+    st.booleans(),
+)
+def test_rows_for_fitting_only_calibrate_nothing(free, known, alpha, least, apart):
+    count, need = free + known, rows_needed(alpha, 0.05)
+    seen = np.zeros(count, bool)
+    seen[np.random.default_rng(3).permutation(count)[:known]] = True
+    lacking = max(MIN_TRAIN - known, 0)
+    given = {"seed": 1, "seen": seen, "least": least, "apart": apart}
+    if free < need + MIN_MERGE + lacking:
+        with pytest.raises(TooFewRowsError) as caught:
+            split(count, alpha, 0.05, **given)
+        assert (caught.value.have, caught.value.need) == (free, need + MIN_MERGE + lacking)
+        return
+    if free < least + MIN_MERGE + lacking:
+        with pytest.raises(ValueError, match="leave fewer than"):
+            split(count, alpha, 0.05, **given)
+        return
+    parts = split(count, alpha, 0.05, **given)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(count))
+    assert not seen[parts.merge].any()
+    assert not seen[parts.threshold].any()
+    assert len(parts.train) >= MIN_TRAIN
+    assert len(parts.merge) >= MIN_MERGE
+    assert len(parts.threshold) >= max(need, least)
+    if apart and known >= MIN_TRAIN:
+        assert seen[parts.train].all()
+    if not known:
+        plain = split(count, alpha, 0.05, seed=1, least=least)
+        assert all((a == b).all() for a, b in zip(plain, parts, strict=True))
+
+
+def test_too_few_rows_that_the_model_has_not_seen():
+    seen = np.arange(5000) < 2000
+    with pytest.raises(TooFewRowsError, match="3000 distinct rows that the model was not") as one:
+        split(5000, 0.001, 0.05, seed=0, seen=seen)
+    assert "3045 needed (2995 to keep" in str(one.value)
+    assert "to fit" not in str(one.value)
+
+
+def test_a_row_is_seen_if_any_of_its_occurrences_is():
+    rows = np.array([[2, 0], [1, 0], [2, 0], [1, -0.0], [3, 0]], dtype=np.float32)
+    marks = np.array([False, False, True, False, False])
+    assert distinct(rows).tolist() == [0, 1, 4]
+    assert of_any(rows, marks).tolist() == [True, False, False]
+
+
+class TestClients:
+    def test_whole_clients_are_chosen(self):
+        clients = np.repeat(np.arange(40), 25)
+        some = of_some_clients(clients, 450, seed=0)
+        assert 400 < some.sum() <= 450
+        by_client = some.reshape(40, 25)
+        assert (by_client.all(axis=1) | ~by_client.any(axis=1)).all()
+        assert (some == of_some_clients(clients, 450, seed=0)).all()
+        assert (some != of_some_clients(clients, 450, seed=1)).any()
+
+    @pytest.mark.parametrize(
+        "clients",
+        [
+            np.repeat(np.arange(19), 50),  # too few of them
+            np.r_[np.zeros(900, int), np.arange(1, 31)],  # one has nearly all rows
+        ],
+    )
+    def test_too_few_or_too_unequal(self, clients):
+        assert of_some_clients(clients, 400, seed=0) is None
+
+    def test_those_who_calibrate_fitted_nothing(self):
+        clients = np.repeat(np.arange(50), 20)
+        promise = Promise(0.05, 0.05, None)
+        usage = use_rows(promise, 1000, 0, seen=None, clients=clients)
+        own = {part: set(clients[getattr(usage.parts, part)]) for part in usage.parts._fields}
+        assert not own["train"] & (own["merge"] | own["threshold"])
+        assert usage.clients == len(own["train"])
+        assert usage.seen == len(usage.parts.train)
+
+    def test_with_rows_that_are_for_fitting_anyway(self):
+        clients = np.repeat(np.arange(50), 20)
+        seen = np.arange(1000) % 10 == 0
+        usage = use_rows(Promise(0.05, 0.05, 0.01), 1000, 0, seen=seen, clients=clients)
+        held = np.concatenate([usage.parts.merge, usage.parts.threshold])
+        assert not seen[held].any()
+        fitted = usage.parts.train[~seen[usage.parts.train]]
+        assert not set(clients[fitted]) & set(clients[held])
+        assert len(usage.parts.threshold) >= 300
+        assert usage.clients == len(set(clients[fitted]))
+
+    def test_where_rows_are_scarce_the_split_is_at_random(self):
+        clients = np.repeat(np.arange(25), 10)
+        usage = use_rows(Promise(0.05, 0.05, None), 250, 0, seen=None, clients=clients)
+        plain = split(250, 0.05, 0.05, 0)
+        if usage.clients == 0:
+            assert all((a == b).all() for a, b in zip(usage.parts, plain, strict=True))
+        assert len(usage.parts.train) >= MIN_TRAIN
 
 
 def test_too_few_rows_says_how_many():
@@ -135,7 +244,7 @@ def test_a_row_too_wide():
 
 @pytest.mark.parametrize("kinds", [(), ("gmm", "gmm"), ("oracle",)])
 def test_kinds(kinds):
-    with pytest.raises(ValueError, match="detector"):
+    with pytest.raises(ValueError, match=r"detector|named twice"):
         fit(draw(400), kinds=kinds, alpha=0.05)
 
 
@@ -160,7 +269,7 @@ HARD = {
 def test_hard_data(name):
     rng = np.random.default_rng(0)
     rows, fresh = (HARD[name](rng).astype(np.float32) for _ in range(2))
-    scorer = fit(rows, kinds=tuple(REGISTRY), alpha=0.05, engine="numpy").scorer
+    scorer = fit(rows, kinds=tuple(KINDS), alpha=0.05, engine="numpy").scorer
     assert scorer.score(fresh).flagged.mean() < 0.2
     far = np.full((1, rows.shape[1]), 3e38, dtype=np.float32)
     assert scorer.score(far).flagged.all()
@@ -168,5 +277,5 @@ def test_hard_data(name):
 
 def test_deterministic():
     rows = draw(400)
-    first, again = (fit(rows, alpha=0.05, seed=5, kinds=tuple(REGISTRY)).scorer for _ in range(2))
+    first, again = (fit(rows, alpha=0.05, seed=5, kinds=tuple(KINDS)).scorer for _ in range(2))
     np.testing.assert_array_equal(first.calibration.scores, again.calibration.scores)

@@ -7,7 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from detectors.training.readers import DataError, read_labels, read_table
+from detectors.training.readers import (
+    DataError,
+    read_answers,
+    read_labels,
+    read_mask,
+    read_table,
+    read_targets,
+)
 
 ROWS = np.arange(12.0).reshape(4, 3) / 7
 
@@ -147,3 +154,95 @@ def test_bad_labels(tmp_path, labels, word):
     np.save(tmp_path / "y.npy", labels)
     with pytest.raises(DataError, match=word):
         read_labels(tmp_path / "y.npy", 4)
+
+
+class TestTargets:
+    @pytest.mark.parametrize("values", [[1.5, 2.0, -3.0], [[1, 2], [3, 4], [5, 6]], [True] * 3])
+    def test_read(self, tmp_path, values):
+        np.save(tmp_path / "t.npy", np.array(values))
+        found = read_targets(tmp_path / "t.npy", 3)
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, np.array(values, float).reshape(3, -1))
+
+    @pytest.mark.parametrize(
+        ("values", "word"),
+        [
+            ([1.0, 2.0], "2 values for 3 rows"),
+            ([1.0, np.nan, np.inf], "2 values are not finite"),
+            (["a", "b", "c"], "text"),
+            (np.zeros((3, 1, 1)), "one or more a row"),
+            (np.zeros((3, 0)), "one or more a row"),
+        ],
+    )
+    def test_refused(self, tmp_path, values, word):
+        np.save(tmp_path / "t.npy", np.array(values))
+        with pytest.raises(DataError, match=word):
+            read_targets(tmp_path / "t.npy", 3)
+
+
+class TestMask:
+    @pytest.mark.parametrize("values", [[True, False, True], [1, 0, 1], [[1.0], [0.0], [1.0]]])
+    def test_read(self, tmp_path, values):
+        np.save(tmp_path / "m.npy", np.array(values))
+        assert read_mask(tmp_path / "m.npy", 3).tolist() == [True, False, True]
+
+    @pytest.mark.parametrize(
+        "values", [[0, 1, 2], [0.5, 1, 1], ["true"] * 3, [[1, 1, 1]], [np.nan, 1, 0], []]
+    )
+    def test_refused(self, tmp_path, values):
+        np.save(tmp_path / "m.npy", np.array(values))
+        with pytest.raises(DataError, match=r"true or false|for 3 rows"):
+            read_mask(tmp_path / "m.npy", 3)
+
+    def test_of_another_length(self, tmp_path):
+        np.save(tmp_path / "m.npy", np.array([True, False]))
+        with pytest.raises(DataError, match="2 values for 3 rows"):
+            read_mask(tmp_path / "m.npy", 3)
+
+
+class TestAnswers:
+    def test_numbers(self, tmp_path):
+        np.save(tmp_path / "a.npy", ROWS)
+        array, name = read_answers(tmp_path / "a.npy", 4)
+        np.testing.assert_array_equal(array, ROWS)
+        assert name == ""
+
+    def test_words(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.array(["cat", "d\u00f6g"]))
+        assert read_answers(tmp_path / "a.npy", 2)[0].tolist() == [b"cat", "d\u00f6g".encode()]
+
+    def test_the_best_of_a_file_with_names(self, tmp_path):
+        np.savez(tmp_path / "a.npz", labels=np.zeros(4, int), probabilities=ROWS, other=ROWS)
+        assert read_answers(tmp_path / "a.npz", 4)[1] == "probabilities"
+        np.savez(tmp_path / "b.npz", labels=np.zeros(4, int))
+        assert read_answers(tmp_path / "b.npz", 4)[1] == "labels"
+        np.savez(tmp_path / "c.npz", x=ROWS, y=ROWS)
+        with pytest.raises(DataError, match="one named probabilities or logits"):
+            read_answers(tmp_path / "c.npz", 4)
+
+    def test_csv(self, tmp_path):
+        (tmp_path / "l.csv").write_text("1\n2\n1\n")
+        assert read_answers(tmp_path / "l.csv", 3)[0].tolist() == [b"1", b"2", b"1"]
+        (tmp_path / "v.csv").write_text("0.5\n2\n1e3\n")
+        assert read_answers(tmp_path / "v.csv", 3)[0].tolist() == [0.5, 2.0, 1000.0]
+        (tmp_path / "p.csv").write_text("0.5,0.5\n0.25,0.75\n")
+        assert read_answers(tmp_path / "p.csv", 2)[0].shape == (2, 2)
+
+    @pytest.mark.parametrize(
+        ("values", "word"),
+        [
+            (np.zeros(3), r"shape \(3,\) for 4 rows"),
+            (np.array(1.0), "for 4 rows"),
+            (np.array([1.0, np.nan, 2.0, np.inf]), "2 answers are not finite"),
+            (np.zeros(4, complex), "complex"),
+        ],
+    )
+    def test_refused(self, tmp_path, values, word):
+        np.save(tmp_path / "a.npy", values)
+        with pytest.raises(DataError, match=word):
+            read_answers(tmp_path / "a.npy", 4)
+
+    def test_pickles_are_never_loaded(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
+        with pytest.raises(DataError, match="never loaded"):
+            read_answers(tmp_path / "a.npy", 2)

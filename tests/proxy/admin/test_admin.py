@@ -119,6 +119,8 @@ CLOSED = [
     "/api/v1/endpoints",
     "/version",
     "/api/v1/clients",
+    "/api/v1/explanations/some",
+    "/api/v1/captures/some",
     "/nothing",
     "/",
     "/healthz/",
@@ -313,6 +315,8 @@ def test_every_route_is_in_the_table():
         "/api/v1/clients/{client}",
         "/api/v1/clients/{client}/forgive",
         "/api/v1/clients/{client}/ban",
+        "/api/v1/explanations/{exchange}",
+        "/api/v1/captures/{endpoint}",
     }
 
 

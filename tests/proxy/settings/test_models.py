@@ -463,3 +463,10 @@ def test_deadlines_that_contradict():
         "endpoints.0.timeouts.response_seconds"
     }
     assert set(faults({"timeouts": {"total_seconds": 5}})) == {"endpoints.0.timeouts.total_seconds"}
+
+
+def test_explanations_in_the_audit_log_need_something_to_explain():
+    audit = {"path": "audit.jsonl", "explain": True}
+    assert make(audit=audit).audit.explain
+    assert make(audit=audit).admin.explanations == 256
+    assert list(faults(audit=audit, admin={"explanations": 0})) == ["audit.explain"]

@@ -3,6 +3,7 @@
 import math
 import random
 import uuid
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from proxy.telemetry.metrics import Metrics, UpstreamState, Watched
 from proxy.telemetry.record import Record
 
 DETECTORS = ("pca", "knn")
+ANSWERED = ("agreement", "second_opinion")
 DIGITS = Watched("digits", detectors=DETECTORS, threshold=0.001, budget=0.001, bundle="ab" * 32)
 
 
@@ -87,7 +89,10 @@ def test_an_exchange_counts_everywhere(openmetrics):
     assert value(found, "response_body_bytes_total") == 40
     assert value(found, "request_seconds_sum") == pytest.approx(1.7)
     assert value(found, "overhead_seconds_sum") == pytest.approx(0.6)
-    expected = dict(zip(STAGES, (0.1, 0.1, 0.1, 0.2, 0.1, 1.0, 0.1), strict=True))
+    stages = [stage for stage in STAGES if stage not in ANSWERED]
+    expected = dict(zip(stages, (0.1, 0.1, 0.1, 0.2, 0.1, 1.0, 0.1), strict=True))
+    for stage in ANSWERED:
+        assert value(found, "stage_seconds_count", stage=stage) == 0
     for stage, seconds in expected.items():
         assert value(found, "stage_seconds_sum", stage=stage) == pytest.approx(seconds)
         assert value(found, "stage_seconds_count", stage=stage) == 1
@@ -99,6 +104,68 @@ def test_an_exchange_counts_everywhere(openmetrics):
     assert value(found, "alert_rate") == 0.0
     assert value(found, "alert_window_rows") == 3
     assert value(found, "budget_exceeded") == 0
+
+
+def test_an_answer_that_was_judged_counts_everywhere():
+    metrics = make_metrics(
+        replace(DIGITS, detectors=(*DETECTORS, "confidence"), answer_threshold=0.01)
+    )
+    judged = {
+        "answer_score": 3.0,
+        "answer_p_value": 0.01,
+        "answer_signals": {"confidence": 0.001},
+        "judged": 11.62,
+        "flagged_rows": 2,
+        "answer_flagged_rows": 2,
+    }
+    endpoint = metrics.endpoint("digits")
+    endpoint.observe(exchange(**judged, shaped=True))
+    asked = {"suspicious_rows": 3, "asked_rows": 1, "opinion_rows": 4, "reconsidered": 11.65}
+    endpoint.observe(exchange(**judged, **asked))
+    endpoint.observe(exchange(**judged, **asked, opinion_fault="late"))
+    for _ in range(5):
+        endpoint.observe(exchange(**judged))
+    found = samples(metrics)
+    assert value(found, "stage_seconds_sum", stage="agreement") == pytest.approx(8 * 0.02)
+    assert value(found, "stage_seconds_sum", stage="second_opinion") == pytest.approx(2 * 0.03)
+    assert value(found, "stage_seconds_count", stage="second_opinion") == 2
+    assert value(found, "stage_seconds_sum", stage="answer") == pytest.approx(6 * 0.08 + 2 * 0.05)
+    assert value(found, "overhead_seconds_sum") == pytest.approx(8 * 0.6)
+    assert value(found, "rows_judged_total") == 24
+    assert value(found, "rows_disagreeing_total") == 16
+    assert value(found, "rows_flagged_total") == 16
+    assert value(found, "alert_window_flagged_requests") == 8
+    assert value(found, "answer_score_sum") == pytest.approx(8 * 2.0)
+    assert value(found, "answer_score_threshold") == pytest.approx(2.0)
+    assert value(found, "detector_score_sum", detector="confidence") == pytest.approx(3.0)
+    assert value(found, "detector_score_sum", detector="pca") == pytest.approx(2.0)
+    opinions = {
+        result: value(found, "second_opinions_total", result=result)
+        for result in ("heard", "declined", "failed")
+    }
+    assert opinions == {"heard": 1, "declined": 4, "failed": 1}
+    assert value(found, "second_opinion_rows_total") == 8
+    assert value(found, "shaped_total") == 1
+
+
+def test_what_judges_no_answer_tells_of_none():
+    metrics = make_metrics()
+    metrics.endpoint("digits").observe(exchange())
+    names = {name for name, _ in samples(metrics)}
+    assert not [name for name in names if "answer_score" in name or "judged" in name]
+
+
+def test_a_change_of_bundle_keeps_what_its_detectors_counted():
+    metrics = make_metrics(replace(DIGITS, answer_threshold=0.01))
+    for _ in range(8):
+        metrics.endpoint("digits").observe(exchange(answer_score=1.0, answer_p_value=0.1))
+    metrics.bind([replace(DIGITS, detectors=("knn", "gmm"), bundle="cd" * 32)])
+    found = samples(metrics)
+    assert value(found, "detector_score_count", detector="knn") == 1
+    assert value(found, "detector_score_count", detector="gmm") == 0
+    assert value(found, "score_count") == 8
+    metrics.bind([replace(DIGITS, answer_threshold=0.01)])
+    assert value(samples(metrics), "answer_score_count") == 8
 
 
 def test_the_overhead_is_that_of_the_record():

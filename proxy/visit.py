@@ -1,0 +1,82 @@
+"""What is known of one exchange while it is under way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.agreement.base import Answers
+from detectors.arrays import Floats
+from detectors.base import Rows
+from proxy.decision import Action, Reason
+from proxy.endpoint import Endpoint
+from proxy.identity import Identity
+from proxy.policy import is_fault
+from proxy.protocols.base import InferRequest, InferResponse, Route
+from proxy.telemetry.record import Record
+
+_REFUSED = (Action.BLOCK, Action.THROTTLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the way in found out about the rows, for the way back.
+
+    Attributes:
+        rows: (n, e) float32, as the detectors see them: after the embedding, if there is one.
+        merged: (n,) merged scores.
+        flagged: (n,) which of them passed the threshold.
+    """
+
+    rows: Rows
+    merged: Floats
+    flagged: npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Visit:
+    """One exchange, once its head was read.
+
+    Attributes:
+        recorded: whether the audit log has the record already.
+        request: what was understood of the body, once it was.
+        light: whether it is cheap enough to be inspected on the loop.
+        findings: all that was found so far, tolerated or not.
+        scored: kept where the answer is to be judged together with the rows.
+        reads: whether the answer is to be understood.
+        response: what was understood of it, once it was.
+        answers: the same in the detectors' words.
+    """
+
+    endpoint: Endpoint
+    route: Route
+    identity: Identity
+    record: Record
+    recorded: bool = False
+    request: InferRequest | None = None
+    light: bool = False
+    findings: Sequence[Reason] = ()
+    scored: Scored | None = None
+    reads: bool = False
+    response: InferResponse | None = None
+    answers: Answers | None = None
+
+    def refuses(self, findings: Sequence[Reason], now: float) -> bool:
+        """Decides over everything that was found, and whether that refuses the exchange.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        record = self.record
+        self.findings = findings
+        record.decision = self.endpoint.policy.decide(findings, record.client, now)
+        record.fault = next((found.rule.id for found in findings if is_fault(found.rule)), "")
+        return self.refused
+
+    @property
+    def refused(self) -> bool:
+        """Whether the decision so far refuses the exchange."""
+        return self.record.decision.enforced in _REFUSED
