@@ -32,6 +32,7 @@ def explained(
     kept: Kept,
     bundle: Bundle | None,
     *,
+    now: float,
     features: int = FEATURES,
     evaluations: int = EVALUATIONS,
     pause: Callable[[], object] | None = None,
@@ -41,6 +42,7 @@ def explained(
     Args:
         bundle: what scores at its endpoint now. If that is another one than scored the exchange,
             its scores cannot be explained, and a note says so.
+        now: seconds since the epoch, from which an exclusion lasts.
         features: how many are told for each score.
         evaluations: rows that scores without a form of their own are asked about.
         pause: called every few milliseconds: other threads may want the interpreter.
@@ -70,7 +72,7 @@ def explained(
         "input": None,
         "answer": None,
         "examples": [],
-        "exclusion": exclusion(kept),
+        "exclusion": exclusion(kept, now),
         "notes": notes,
     }
     if kept.worst is None:
@@ -93,9 +95,9 @@ def explained(
     return told
 
 
-def exclusion(kept: Kept) -> str | None:
-    """What to paste into the configuration, so that the rules do not refuse this client for a week;
-    None if none of them can be switched."""
+def exclusion(kept: Kept, now: float) -> str | None:
+    """What to paste into the configuration, so that the rules do not refuse this client for a week
+    from ``now``; None if none of them can be switched."""
     rules = [
         reason.rule.id
         for reason in kept.decision.reasons
@@ -103,7 +105,7 @@ def exclusion(kept: Kept) -> str | None:
     ]
     if not rules or not kept.client:
         return None
-    until = datetime.fromtimestamp(kept.at, UTC).replace(microsecond=0) + _EXCLUDED
+    until = datetime.fromtimestamp(now, UTC).replace(microsecond=0) + _EXCLUDED
     lines = ["rules:"]
     for rule in dict.fromkeys(rules):
         lines += [

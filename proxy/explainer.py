@@ -35,6 +35,8 @@ class Explainer:
     Args:
         bundle: what scores at an endpoint now, by the endpoint's name.
         executor: one thread, for nothing else.
+        clock: monotonic seconds.
+        wall: seconds since the epoch.
         audit: takes an ``explanation`` of each exchange that was kept with a row; None: none does.
         values: whether that holds rows' values. They may be personal data.
 
@@ -49,6 +51,7 @@ class Explainer:
         bundle: Callable[[str], Bundle | None],
         executor: Executor,
         clock: Callable[[], float],
+        wall: Callable[[], float],
         audit: Audit | None = None,
         values: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -58,6 +61,7 @@ class Explainer:
         self._bundle = bundle
         self._executor = executor
         self._clock = clock
+        self._wall = wall
         self._audit = audit
         self._values = values
         self._sleep = sleep
@@ -114,9 +118,8 @@ class Explainer:
     async def _explain(self, kept: Kept) -> dict[str, Any]:
         bundle = self._bundle(kept.endpoint)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, partial(explained, kept, bundle, pause=_make_way)
-        )
+        work = partial(explained, kept, bundle, now=self._wall(), pause=_make_way)
+        return await loop.run_in_executor(self._executor, work)
 
 
 def _make_way() -> None:

@@ -167,6 +167,7 @@ class Server:
                 )
                 await self._serve(beside)
             finally:
+                asides.shutdown(wait=False, cancel_futures=True)
                 await audit.close()
 
     def end(self) -> None:
@@ -363,6 +364,7 @@ class Server:
             bundle=lambda name: self._generation.bundles.get(name),  # noqa: PLW0108 - as above
             executor=executor,
             clock=time.perf_counter,
+            wall=time.time,
             audit=audit if given is not None and given.explain else None,
             values=given is not None and given.values,
         )

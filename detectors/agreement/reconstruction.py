@@ -104,5 +104,7 @@ class Reconstruction:
                 first = first ** (1.0 / self.temperature)
                 first = first / first.sum(axis=1, keepdims=True)
             p, q = np.clip(first, _LEAST, 1.0), np.clip(second, _LEAST, 1.0)
-            scores: Floats = (p * np.log(p / q)).sum(axis=1)
+            # An infinity is cut off like any number, and must not pass for one.
+            poison = (first + second).sum(axis=1) * 0.0
+            scores: Floats = (p * np.log(p / q)).sum(axis=1) + poison
         return scores

@@ -36,32 +36,36 @@ class Layout(NamedTuple):
     Attributes:
         mean: (d,) float64.
         scale: (d,) float64.
-        bounds: (2, d) float32: the least and the largest of each standardised feature.
+        low, high: (d,) float64: the least and the largest of each feature.
     """
 
     mean: Floats
     scale: Floats
-    bounds: Singles
+    low: Floats
+    high: Floats
 
     @classmethod
     def of(cls, rows: Floats, mean: Floats, scale: Floats) -> Layout:
         """Of (n, d) rows, their mean and scale."""
-        standard = ((rows - mean) / scale).astype(np.float32)
-        return cls(mean, scale, np.stack([standard.min(axis=0), standard.max(axis=0)]))
+        return cls(mean, scale, rows.min(axis=0), rows.max(axis=0))
 
-    def standard(self, rows: Singles) -> Singles:
+    def standard(self, rows: Singles | Floats) -> Singles:
         """(n, d) rows less the mean, by the scale."""
         return ((rows - self.mean) / self.scale).astype(np.float32)
+
+    @property
+    def bounds(self) -> Singles:
+        """(2, d): the least and the largest of each standardised feature."""
+        return self.standard(np.stack([self.low, self.high]))
 
     def reconstruction(self, arrays: Arrays, scalars: Scalars) -> Reconstruction:
         """The second opinion that AdversarialAE's autoencoder gives."""
         layers = _layers("layers", arrays, scalars)
-        low, high = (self.mean + self.scale * bound for bound in self.bounds)
         return Reconstruction(
             mean=self.mean,
             scale=self.scale,
-            low=low,
-            high=high,
+            low=self.low,
+            high=self.high,
             widths=layers.widths,
             activations=layers.activations,
             weights=layers.weights,

@@ -66,7 +66,7 @@ class Libraries:
             ValueError: as :meth:`check`; or if one cannot be fitted or compiled.
         """
         self.check(names, settings=_of(names, settings))
-        theirs, own, given = _apart(names, settings, ())
+        theirs, own, given = _apart(names, settings, (alibi.OPINION,))
         fitted: dict[str, Trained] = {}
         if own:
             fitted |= zip(own, trainers.fit_detectors(rows, own, seed, given), strict=True)

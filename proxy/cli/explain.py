@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,8 +66,12 @@ def explain(
         told = answered(lambda: asked.ask("GET", f"{_PATH}/{exchange}"))
     if as_json:
         click.echo(json.dumps(told))
-    else:
+        return
+    try:
         print_explanation(told)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        click.echo(f"bartizan: the answer is not as this version knows it: {error!r}", err=True)
+        raise SystemExit(EXIT_FAILED) from None
 
 
 def _offline(exchange: str, audit: Path, path: Path) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def _offline(exchange: str, audit: Path, path: Path) -> dict[str, Any]:
     except (BundleError, Unexplained, OSError) as error:
         click.echo(f"bartizan: {error}", err=True)
         raise SystemExit(EXIT_FAILED) from None
-    told = explained(kept, bundle)
+    told = explained(kept, bundle, now=time.time())
     if note:
         told["notes"].append(note)
     return told

@@ -63,6 +63,7 @@ def test_round_trip(path):
     joint = loaded.agreement.score(seen, classify(fresh), merged.merged)
     assert joint.flagged.mean() < 0.2
     assert loaded.with_budget(0.1, 0.05).embedding is loaded.embedding
+    assert "onnxruntime" in loaded.manifest.libraries
 
 
 EDITS = {

@@ -303,3 +303,27 @@ def test_without_agreement_answers_are_streamed_untouched(guard, digits_bundle, 
     assert ask(one, row, "huge").status == 200
     compressed = ask(one, row, "gzip")
     assert compressed.headers["content-encoding"] == "gzip"
+
+
+def test_a_lie_is_explained_to_the_operator_alone(guard, judged):
+    one = guard()
+    row = judged["foul"][0]
+    truth = str(int(scores(ask(one, row)).argmax()))
+    refused = ask(one, row, "lie")
+    answer = one.ask_admin(f"/api/v1/explanations/{refused.headers['x-request-id']}")
+    told = json.loads(answer.body)
+    assert [reason["rule"] for reason in told["reasons"]] == ["BZ-400"]
+    assert not told["input"]["flagged"]
+    judged_so = told["answer"]
+    assert judged_so["flagged"]
+    assert judged_so["label"] != truth
+    strongest = max(judged_so["witnesses"], key=lambda witness: witness["doubt"])
+    assert strongest["answer"] == truth
+    total = judged_so["baseline"] + judged_so["others"]
+    total += sum(feature["nats"] for feature in judged_so["features"])
+    evidence = sum(finding["evidence"] for finding in judged_so["detectors"])
+    assert total == pytest.approx(evidence, abs=1e-6)
+    assert "BZ-400" in told["exclusion"]
+    # What was let through is nobody's question.
+    passed = ask(one, row).headers["x-request-id"]
+    assert one.ask_admin(f"/api/v1/explanations/{passed}").status == 404

@@ -45,7 +45,7 @@ def adds_up(part, total):
 
 
 def test_the_decision_in_words():
-    told = explained(kept(), bundle())
+    told = explained(kept(), bundle(), now=WALL)
     assert told["id"] == "one"
     assert (told["endpoint"], told["client"]) == ("digits", CLIENT)
     assert told["time"] == "2030-03-17T17:46:40.000+00:00"
@@ -60,7 +60,7 @@ def test_the_decision_in_words():
 
 def test_the_planted_feature_is_told_with_its_place():
     served = bundle()
-    told = explained(kept(rows=odd_row(4)), served)["input"]
+    told = explained(kept(rows=odd_row(4)), served, now=WALL)["input"]
     first = told["features"][0]
     assert (first["index"], first["position"], first["value"]) == (4, [1, 1], 30.0)
     assert first["usual"] == pytest.approx(served.examples.rows[:, 4].mean())
@@ -78,14 +78,14 @@ def test_the_planted_feature_is_told_with_its_place():
 
 def test_names_are_told_where_the_bundle_has_them():
     served = bundle(shape=None, names=list("abcdef"))
-    first = explained(kept(rows=odd_row(2)), served)["input"]["features"][0]
+    first = explained(kept(rows=odd_row(2)), served, now=WALL)["input"]["features"][0]
     assert first["name"] == "c"
     assert "position" not in first
 
 
 def test_few_features_and_the_others_together():
     rows = np.full((1, 6), 5.0, np.float32)
-    told = explained(kept(rows=rows), bundle(), features=2)["input"]
+    told = explained(kept(rows=rows), bundle(), features=2, now=WALL)["input"]
     assert len(told["features"]) == 2
     assert told["others"] > 0
     assert adds_up(told, told["score"])
@@ -93,7 +93,7 @@ def test_few_features_and_the_others_together():
 
 def test_what_the_witnesses_would_have_answered():
     served = bundle()
-    told = explained(doubted(), served)["answer"]
+    told = explained(doubted(), served, now=WALL)["answer"]
     assert (told["label"], told["confidence"]) == ("cat", 0.9)
     (witness,) = told["witnesses"]
     assert witness["answer"] == "dog"
@@ -114,8 +114,9 @@ def test_a_regression_model_s_answer_is_told_as_values():
 
 def test_second_opinions_are_told_as_they_were():
     signals = {"first_feature": 0.1, "feature_squeezing": 0.02}
-    plain = explained(doubted(), bundle())["answer"]
-    told = explained(doubted(answer_signals=signals, answer_p_value=0.25), bundle())["answer"]
+    plain = explained(doubted(), bundle(), now=WALL)["answer"]
+    heard = doubted(answer_signals=signals, answer_p_value=0.25)
+    told = explained(heard, bundle(), now=WALL)["answer"]
     assert told["second_opinions"] == {"feature_squeezing": 0.02}
     # The recorded score has them counted in, and the model is not asked once more.
     assert (told["score"], told["p_value"]) == (8.0, 0.25)
@@ -125,7 +126,7 @@ def test_second_opinions_are_told_as_they_were():
 
 def test_the_nearest_honest_examples_are_told_at_the_features_that_matter():
     served = bundle()
-    told = explained(kept(rows=odd_row(4)), served)
+    told = explained(kept(rows=odd_row(4)), served, now=WALL)
     assert len(told["examples"]) == 3
     first = told["examples"][0]
     assert first["label"] in {"cat", "dog"}
@@ -136,21 +137,21 @@ def test_the_nearest_honest_examples_are_told_at_the_features_that_matter():
 
 
 def test_a_bundle_without_examples_shows_none():
-    told = explained(kept(), bundle(examples=False))
+    told = explained(kept(), bundle(examples=False), now=WALL)
     assert told["examples"] == []
     assert told["input"]["features"][0]["usual"] == 0.0
 
 
 def test_another_bundle_s_scores_are_not_explained():
     for other in (bundle(digest="cd" * 32), None):
-        told = explained(kept(), other)
+        told = explained(kept(), other, now=WALL)
         assert told["input"] is None
         assert "does not serve" in told["notes"][0]
         assert told["exclusion"]
 
 
 def test_an_exchange_without_a_row_is_still_told():
-    told = explained(kept(LIMITED), bundle())
+    told = explained(kept(LIMITED), bundle(), now=WALL)
     assert told["input"] is None
     assert told["reasons"][0]["rule"] == "BZ-601"
     assert told["notes"] == []
@@ -164,7 +165,7 @@ def test_a_row_that_the_bundle_cannot_score_is_a_note():
 
 
 def test_a_bundle_that_judges_no_answers_still_explains_the_input():
-    told = explained(doubted(), bundle(agreement=False))
+    told = explained(doubted(), bundle(agreement=False), now=WALL)
     assert told["input"] is not None
     assert told["answer"] is None
     assert "not known" in told["notes"][0]
@@ -172,7 +173,7 @@ def test_a_bundle_that_judges_no_answers_still_explains_the_input():
 
 def test_everything_is_ready_for_json_and_repeatable():
     served = bundle()
-    first, again = (orjson.dumps(explained(doubted(), served)) for _ in range(2))
+    first, again = (orjson.dumps(explained(doubted(), served, now=WALL)) for _ in range(2))
     assert first == again
     json.loads(first)
 
@@ -189,7 +190,7 @@ endpoints:
 
 
 def test_the_exclusion_can_be_pasted(tmp_path):
-    pasted = exclusion(kept(Decision(Action.BLOCK, Action.BLOCK, BOTH)))
+    pasted = exclusion(kept(Decision(Action.BLOCK, Action.BLOCK, BOTH)), WALL)
     path = tmp_path / "bartizan.yaml"
     path.write_text(CONFIGURATION + textwrap.indent(pasted, "    "))
     switches = load(path).endpoints[0].rules
@@ -204,7 +205,7 @@ def test_every_rule_that_can_be_switched_can_be_excluded(tmp_path):
     from proxy.settings.switches import SWITCHABLE
 
     reasons = tuple(map(Reason, SWITCHABLE))
-    pasted = exclusion(kept(Decision(Action.BLOCK, Action.BLOCK, reasons)))
+    pasted = exclusion(kept(Decision(Action.BLOCK, Action.BLOCK, reasons)), WALL)
     assert yaml.safe_load(pasted)["rules"].keys() == {rule.id for rule in SWITCHABLE}
     path = tmp_path / "bartizan.yaml"
     path.write_text(CONFIGURATION + textwrap.indent(pasted, "    "))
@@ -223,9 +224,14 @@ def test_every_rule_that_can_be_switched_can_be_excluded(tmp_path):
     ],
 )
 def test_what_is_excluded(reasons, found):
-    pasted = exclusion(kept(Decision(Action.BLOCK, Action.BLOCK, reasons)))
+    pasted = exclusion(kept(Decision(Action.BLOCK, Action.BLOCK, reasons)), WALL)
     assert (pasted and list(yaml.safe_load(pasted)["rules"])) == found
 
 
+def test_an_exclusion_lasts_a_week_from_when_it_is_pasted():
+    assert "until: 2030-03-24T17:46:40Z" in exclusion(kept(), WALL)
+    assert "until: 2030-04-23T17:46:40Z" in exclusion(kept(), WALL + 30 * 86_400)
+
+
 def test_nobody_can_be_excluded_without_a_name():
-    assert exclusion(kept()._replace(client="")) is None
+    assert exclusion(kept()._replace(client=""), WALL) is None

@@ -37,7 +37,14 @@ def kept():
 
 def explainer(kept, executor, served=None, **more):
     served = served or bundle()
-    return Explainer(kept, bundle=lambda _: served, executor=executor, clock=lambda: 0.0, **more)
+    return Explainer(
+        kept,
+        bundle=lambda _: served,
+        executor=executor,
+        clock=lambda: 0.0,
+        wall=lambda: WALL,
+        **more,
+    )
 
 
 async def test_what_is_kept_is_explained(kept, executor):
@@ -141,6 +148,7 @@ async def test_most_of_the_time_it_rests(kept, executor):
         bundle=lambda _: None,
         executor=executor,
         clock=lambda: next(times),
+        wall=lambda: WALL,
         audit=log,
         sleep=sleep,
     )
@@ -162,7 +170,9 @@ async def test_a_fault_ends_nothing(kept, executor, monkeypatch):
         return served
 
     find.failed = False
-    one = Explainer(kept, bundle=find, executor=executor, clock=lambda: 0.0, audit=log)
+    one = Explainer(
+        kept, bundle=find, executor=executor, clock=lambda: 0.0, wall=lambda: WALL, audit=log
+    )
     task = await running(one)
     kept.keep(record("first"), odd_row(), None)
     kept.keep(record("second"), odd_row(), None)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from detectors.agreement.base import Answers
+from detectors.agreement.checks import OPINION_CHECKS, OpinionSubject
 from detectors.agreement.reconstruction import Reconstruction
 from detectors.dense import DenseLayers
 
@@ -36,6 +37,24 @@ GIVEN = {
 OPINION = Reconstruction(**GIVEN)
 AGREED = Answers.of_probabilities(np.tile([0.9, 0.1], (3, 1)))
 TURNED = Answers.of_probabilities(np.tile([0.2, 0.8], (3, 1)))
+
+
+SUBJECT = OpinionSubject(
+    OPINION,
+    ROWS,
+    Answers.of_probabilities(np.tile([0.9, 0.1], (len(ROWS), 1))),
+    Answers.of_probabilities(np.tile([0.88, 0.12], (len(ROWS), 1))),
+    Answers.of_probabilities(np.tile([0.2, 0.8], (len(ROWS), 1))),
+)
+
+
+@pytest.mark.parametrize("check", OPINION_CHECKS)
+def test_check(check):
+    OPINION_CHECKS[check](SUBJECT)
+
+
+def test_every_check_is_made():
+    assert len(OPINION_CHECKS) == 7
 
 
 def test_what_it_says_of_itself():

@@ -47,7 +47,7 @@ def gateway(monkeypatch):
 def explanation(decision=BLOCKED, rows=None, answers=None, served=None, **more):
     ring = Explanations(4, wall=lambda: WALL)
     ring.keep(record(decision=decision, **more), odd_row() if rows is None else rows, answers)
-    return explained(ring.find("one"), served or bundle())
+    return explained(ring.find("one"), served or bundle(), now=WALL)
 
 
 def of_an_answer():
@@ -150,6 +150,14 @@ def test_nothing_that_a_terminal_obeys_is_printed(gateway):
     assert "\x07" not in output
 
 
+@pytest.mark.parametrize("answer", [{}, {"input": {}}, {"input": 1}, {"examples": [3]}])
+def test_an_answer_of_another_version_is_no_traceback(gateway, answer):
+    gateway.answer = explanation() | answer if answer else {}
+    done = run("one")
+    assert done.exit_code in {0, 1}
+    assert done.exit_code == 0 or "is not as this version knows it" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("answer", "status"),
     [(Failed("nothing is kept of this exchange"), 1), (Unreachable("127.0.0.1: refused"), 4)],
@@ -209,7 +217,7 @@ def test_an_audit_log_says_what_the_gateway_says(log):
     path = log(record("other"), with_values(rows, rows=2, worst_row=1))
     kept, note = kept_of(find(path, "one"), served)
     assert note == ""
-    told = explained(kept, served)
+    told = explained(kept, served, now=WALL)
     live = explanation(rows=rows, served=served, worst_row=1) | {"rows": 2}
     for name in ("input", "exclusion", "examples", "reasons", "time", "action", "client"):
         assert told[name] == live[name], name
@@ -224,7 +232,7 @@ def test_an_audit_log_that_holds_the_answers_explains_them(log, answers):
     path = log(with_values(rows, answers, decision=DISAGREED, answer_score=8.0, answer_row=1))
     kept, note = kept_of(find(path, "one"), served)
     assert note == ""
-    told = explained(kept, served)["answer"]
+    told = explained(kept, served, now=WALL)["answer"]
     assert (told["row"], told["label"]) == (1, "cat")
     assert told["witnesses"][0]["answer"] == "dog"
 
