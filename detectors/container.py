@@ -1,4 +1,4 @@
-"""The file that a bundle is: a zip of stored members, read within bounds.
+"""The file that a bundle or a capture is: a zip of stored members, read within bounds.
 
 Nothing is compressed, so nothing expands; nothing is a pickle. Arrays are ``.npy`` members whose
 header is compared with the one that the manifest calls for, never parsed.
@@ -23,7 +23,7 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
 class ContainerError(ValueError):
-    """The file is not a bundle's container. Says why."""
+    """The file is not such a container. Says why."""
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -103,7 +103,7 @@ def _check_end(data: bytes) -> None:
     if data[:1] == b"\x80":  # PROTO, the first opcode of every pickle since protocol 2
         raise ContainerError("this is a pickle; pickles are never loaded")
     if data[:4] != b"PK\x03\x04" or len(data) < _END.size:
-        raise ContainerError("this is not a bundle")
+        raise ContainerError("this is neither a bundle nor a capture")
     magic, disk, start_disk, here, total, size, offset, comment = _END.unpack(data[-_END.size :])
     if magic != b"PK\x05\x06" or comment:
         raise ContainerError("the container is cut short or has bytes after its end")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
+_CAP: Final = 64
+"""Rows, at most: what is made of them on loading (copies, for second opinions) is bounded."""
 _RELATIVE: Final = 1e-7
 _ABSOLUTE: Final = 1e-7
 _WITNESS: Final = 1e-5
@@ -55,7 +57,7 @@ def scores_hold(scorer: Scorer, arrays: Arrays) -> bool:
         KeyError: if there are no golden vectors.
     """
     rows, scores, merged = (arrays[f"golden/{name}"] for name in ("rows", "scores", "merged"))
-    if rows.ndim != 2 or not len(rows):
+    if rows.ndim != 2 or not 0 < len(rows) <= _CAP:
         return False
     found = scorer.score(rows)
     return _same(found.scores, scores, _ABSOLUTE) and _same(found.merged, merged, _ABSOLUTE)
@@ -155,7 +157,7 @@ def embedding_holds(embedding: Embedding, arrays: Arrays) -> bool:
         KeyError: if there are no golden vectors.
     """
     raw, embedded = arrays["golden/raw"], arrays["golden/embedded"]
-    if raw.ndim != 2 or not len(raw) or not bool(np.isfinite(embedded).all()):
+    if raw.ndim != 2 or not 0 < len(raw) <= _CAP or not bool(np.isfinite(embedded).all()):
         return False
     scale = float(np.abs(embedded).max(initial=0.0)) * _NETWORK
     return _same(embedding.embed(raw), embedded, scale, _NETWORK)
@@ -180,7 +182,7 @@ def patterns_hold(model: PatternModel, arrays: Arrays, engine: Engine) -> bool:
         KeyError: if there are no golden vectors.
     """
     stream, evidence = arrays["golden/stream"], arrays["golden/evidence"]
-    if stream.ndim != 2 or not len(stream):
+    if stream.ndim != 2 or not 0 < len(stream) <= _CAP:
         return False
     return _same(_evidence(model, stream, engine), evidence, _NATS)
 

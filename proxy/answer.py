@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ from proxy.http import coding
 from proxy.http.messages import Head
 from proxy.http.response import Response
 from proxy.protocols.base import Codec, InferResponse
-from proxy.reading import UnreadableAnswer
+from proxy.reading import MissingAnswer, UnreadableAnswer
 from proxy.rules import UPSTREAM_INVALID, Refusal
 from proxy.second_opinion import Indices, LateOpinion, in_time, joined
 from proxy.shaping import shape
@@ -31,13 +32,16 @@ from proxy.visit import Scored, Visit
 _log = structlog.get_logger("bartizan.pipeline")
 
 MAX_BYTES: Final = 10 * 2**20
-"""Bytes of an answer that is understood, as sent and with its content coding undone."""
+"""Bytes of an answer that is understood, where nothing else is said."""
 
 MAX_RATIO: Final = 100
 """How many times its size a compressed answer may grow."""
 
 _INLINE_BYTES: Final = 32 * 1024  # decoded, shaped and encoded on the loop in 3 ms at most
 _INLINE_VALUES: Final = 4096  # of rows judged together with their answers in about as long
+
+_SAYS: Final = frozenset({"outputs", "parameters", "input_parameters"})
+"""Options of a request by which a client says what is to be answered, and how."""
 
 Replacement: TypeAlias = tuple[bytes, bytes]
 """Header lines that describe a body, and the body, in place of the model server's."""
@@ -86,10 +90,10 @@ class AnswerInspection:
             Refusal: if the model server died, or missed its deadline.
         """
         record, endpoint = visit.record, visit.endpoint
-        body = await response.gathered(MAX_BYTES)
+        body = await response.gathered(endpoint.answer_limit)
         record.answered = self._clock()
         if body is None:
-            self._unreadable(visit, f"an answer of more than {MAX_BYTES} bytes")
+            self._unreadable(visit, f"an answer of more than {endpoint.answer_limit} bytes")
             return None
         scored = visit.scored
         light = (
@@ -120,7 +124,7 @@ class AnswerInspection:
         None."""
         endpoint, scored = visit.endpoint, visit.scored
         try:
-            visit.response = understood(response, body, endpoint.codec)
+            visit.response = understood(response, body, endpoint.codec, limit=endpoint.answer_limit)
         except Refusal as refusal:
             self._unreadable(visit, refusal.detail)
             return None
@@ -130,6 +134,9 @@ class AnswerInspection:
         try:
             visit.answers = reader.read(visit.response, len(scored.rows))
             verdicts = scorer.score(scored.rows, visit.answers, _entry(visit, scored, scorer))
+        except MissingAnswer as missing:
+            self._miss(visit, missing)
+            return None
         except (UnreadableAnswer, ScoreFault) as fault:
             self._decide(visit, Reason(rules.AGREEMENT_FAULT, str(fault)))
             return None
@@ -153,6 +160,20 @@ class AnswerInspection:
         found = endpoint.policy.disagreement(record.answer_flagged_rows, record.rows)
         if found is not None:
             self._decide(visit, found)
+
+    def _miss(self, visit: Visit, missing: MissingAnswer) -> None:
+        """Decides about an answer without what is to be judged.
+
+        Where the client had a say in what is answered, it is no fault of ours: no failure mode may
+        let clients choose not to be judged.
+        """
+        request = visit.request
+        if request is not None and not _SAYS.isdisjoint(request.options):
+            detail = "the outputs and parameters asked for leave the model's answer out"
+            visit.record.notes["missing"] = str(missing)  # the client need not know
+            self._decide(visit, Reason(rules.TENSOR_NAME, detail))
+        else:
+            self._decide(visit, Reason(rules.AGREEMENT_FAULT, str(missing)))
 
     def _unreadable(self, visit: Visit, detail: str) -> None:
         """Decides about an answer that was not understood, by what it was needed for."""
@@ -220,10 +241,13 @@ class AnswerInspection:
             )
             visit.record.opinion_rows += len(views[part])
             response = await endpoint.pool.send(permit)
-            answer = await response.whole(MAX_BYTES)
+            answer = await response.whole(endpoint.answer_limit)
             if response.status != 200:
                 raise UnreadableAnswer(f"the model server answered {response.status}")
-            read = await run(self._executor, understood, response, answer, codec)
+            read = await run(
+                self._executor,
+                partial(understood, response, answer, codec, limit=endpoint.answer_limit),
+            )
             said.append(judge[0].read(read, len(views[part])))
         return joined(said)
 

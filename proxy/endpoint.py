@@ -32,6 +32,7 @@ class Endpoint:
         match: the clients' path prefix.
         codec: the protocol, bound to the model's contract once that is known.
         clients: what is known of the endpoint's clients.
+        answer_limit: bytes of an answer that is read, as sent and with its content coding undone.
         bundle: what scores; None: contract and limits only.
         judge: what reads answers and judges them together with their rows; None: nothing does.
         opinions: asks the model again about suspicious rows; None: it is not asked.
@@ -52,6 +53,7 @@ class Endpoint:
     codec: V2
     body_limit: int
     expanded_ratio: int
+    answer_limit: int = 10 * 2**20
     bundle: Bundle | None = None
     judge: tuple[AnswerReader, AnswerScorer] | None = None
     opinions: SecondOpinions | None = None

@@ -36,6 +36,10 @@ class UnreadableAnswer(ValueError):  # noqa: N818 - a property of the answer, no
     """An answer that is not what the detectors need: the message says why."""
 
 
+class MissingAnswer(UnreadableAnswer):
+    """None of the outputs is what the detectors need: perhaps the client asked for others."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Choice:
     """How answers of one make are read: which output, and what of it."""
@@ -98,8 +102,9 @@ class AnswerReader:
         """What the model said of ``n`` rows.
 
         Raises:
-            UnreadableAnswer: if no output, or more than one, fits; if it does not hold ``n``
-                answers, or not what is needed; or if one is not finite or of no known class.
+            MissingAnswer: if no output, or more than one, holds ``n`` answers of the kind, or if it
+                does not tell all that is needed.
+            UnreadableAnswer: if an answer is not finite or of no known class.
         """
         tensors = response.tensors
         signature = (n, *[(name, t.dtype.char, t.shape) for name, t in tensors.items()])
@@ -119,17 +124,17 @@ class AnswerReader:
             raise UnreadableAnswer(f"output {choice.output!r}: {error}") from None
         for need in self._needs:
             if not answers.has(need):
-                raise UnreadableAnswer(f"output {choice.output!r} tells no {need}")
+                raise MissingAnswer(f"output {choice.output!r} tells no {need}")
         return answers
 
     def _choose(self, tensors: dict[str, _Tensor], n: int) -> _Choice:
         if self._output is not None:
             tensor = tensors.get(self._output)
             if tensor is None:
-                raise UnreadableAnswer(f"no output {self._output!r}: {_shown(tensors)}")
+                raise MissingAnswer(f"no output {self._output!r}: {_shown(tensors)}")
             fit = self._fit(tensor, n)
             if fit is None:
-                raise UnreadableAnswer(
+                raise MissingAnswer(
                     f"not {n} answers of the expected kind: {_shown({self._output: tensor})}"
                 )
             return _Choice(self._output, fit[1])
@@ -139,12 +144,12 @@ class AnswerReader:
             if (fit := self._fit(tensor, n)) is not None
         ]
         if not fits:
-            raise UnreadableAnswer(f"no output holds {n} answers: {_shown(tensors)}")
+            raise MissingAnswer(f"no output holds {n} answers: {_shown(tensors)}")
         best = max(rank for rank, _, _ in fits)
         chosen = [(name, read) for rank, name, read in fits if rank == best]
         if len(chosen) > 1:
             names = ", ".join(name for name, _ in chosen)
-            raise UnreadableAnswer(f"several outputs could hold the answer ({names}): name one")
+            raise MissingAnswer(f"several outputs could hold the answer ({names}): name one")
         return _Choice(*chosen[0])
 
     def _fit(self, tensor: _Tensor, n: int) -> tuple[int, _Read] | None:

@@ -12,7 +12,7 @@ from detectors.arrays import Floats, Singles, check_rows, frozen, real, whole
 from detectors.base import Rows
 
 DIRECTIONS = 8
-SIDE_CAP = 4096
+SIDE_CAP = 2048
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,11 +56,15 @@ class Gradients(Space):
         whole(self.cell_width, "cell_width", 1, self.width)
         object.__setattr__(self, "unit", real(self.unit, "unit", low=1e-30, high=1e30))
         object.__setattr__(self, "floor", real(self.floor, "floor", low=0.0, high=10.0))
+        Space.__post_init__(self)
+        starts = [
+            len(window_starts(*side))
+            for side in ((self.height, self.cell_height), (self.width, self.cell_width))
+        ]
+        if self.weights.shape[1] != starts[0] * starts[1] * DIRECTIONS:
+            raise ValueError(f"{self.weights.shape[1]} weights do not fit the cells")
         down = window_means(self.height, self.cell_height)
         across = window_means(self.width, self.cell_width)
-        Space.__post_init__(self)
-        if self.weights.shape[1] != len(down) * len(across) * DIRECTIONS:
-            raise ValueError(f"{self.weights.shape[1]} weights do not fit the cells")
         object.__setattr__(self, "_down", frozen(down, np.float64, down.shape))
         object.__setattr__(self, "_across", frozen(across, np.float64, across.shape))
 
@@ -142,9 +146,14 @@ def histograms(
     return flat
 
 
+def window_starts(length: int, cell: int) -> range:
+    """Where the windows of a side begin: half a cell apart."""
+    return range(0, length - cell + 1, max(1, cell // 2))
+
+
 def window_means(length: int, cell: int) -> Floats:
-    """(cells, length): the mean over each of the windows that begin half a cell apart."""
-    starts = range(0, length - cell + 1, max(1, cell // 2))
+    """(cells, length): the mean over each of the windows."""
+    starts = window_starts(length, cell)
     weights = np.zeros((len(starts), length))
     for place, start in enumerate(starts):
         weights[place, start : start + cell] = 1.0 / cell

@@ -11,6 +11,9 @@ from detectors.agreement.space import CHUNK_ELEMENTS
 from detectors.agreement.witness import Witness
 from detectors.arrays import Floats, Singles, frozen, whole
 
+BLOCK_CAP = 1 << 24
+"""Values of the bank when every class takes up as much room as the largest."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class NearestAgreement(Witness):
@@ -47,8 +50,8 @@ class NearestAgreement(Witness):
             raise ValueError("the counts of the classes do not add up to the bank")
         # One block a class, filled up with examples infinitely far away: one partition for all.
         width = int(counts.max())
-        if width * self.classes > 4 * most + 65_536:
-            raise ValueError("the classes of the bank differ too much in size")
+        if width * self.classes * self.space.rank > BLOCK_CAP:
+            raise ValueError("the classes of the bank are too large, or differ too much in size")
         starts = np.cumsum(counts) - counts
         points = np.zeros((self.classes, width, self.space.rank))
         lengths = np.full((self.classes, width), np.inf)

@@ -23,7 +23,7 @@ import numpy as np
 
 from detectors.agreement.base import AgreementDetector, Answers, Need, SecondOpinion
 from detectors.agreement.panel import Panel
-from detectors.arrays import Floats
+from detectors.arrays import Floats, real
 from detectors.base import Rows
 from detectors.calibration import DECISION_SLACK, Calibration, Tail
 from detectors.scorer import ScoreFault, Verdicts
@@ -95,10 +95,12 @@ class AnswerScorer:
         self.total: Final = total
         self.calibration: Final = calibration
         self.classes: Final = None if classes is None else tuple(classes)
-        self.handicap: Final = float(handicap)
+        self.handicap: Final = real(handicap, "handicap", high=1e6)
         self.opinions: Final = tuple(opinions)
         self.opinion_tails: Final = tuple(opinion_tails)
         self.final: Final = final
+        if not suspicion >= 0:
+            raise ValueError(f"suspicion must be 0 or above, got {suspicion!r}")
         self.suspicion: Final = float(suspicion)
         self.needs: Final[frozenset[Need]] = frozenset(one.needs for one in every)
         self._flag_above: Final = calibration.flag_above
@@ -261,5 +263,6 @@ def _inverse(tail: Tail, evidence: float) -> float:
         low, high = float(tail.evidence[index - 1]), float(tail.evidence[index])
         share = (evidence - low) / (high - low)
         return float(tail.knots[index - 1] + share * (tail.knots[index] - tail.knots[index - 1]))
-    beyond = np.expm1(tail.shape * (evidence - float(tail.evidence[-1]))) / tail.shape
+    with np.errstate(over="ignore"):
+        beyond = np.expm1(tail.shape * (evidence - float(tail.evidence[-1]))) / tail.shape
     return float(min(tail.knots[-1] + tail.scale * beyond, np.finfo(np.float64).max))

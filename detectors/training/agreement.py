@@ -85,8 +85,7 @@ def fit_agreement(
 
 def default_kinds(lesson: Lesson) -> tuple[str, ...]:
     """What measured best on development sets for rows like these."""
-    complete = lesson.space.rank == lesson.space.features
-    return DEFAULT_AGREEMENT[lesson.gradients is not None, complete]
+    return DEFAULT_AGREEMENT[lesson.gradients is not None, lesson.complete]
 
 
 def fit_residual(rows: Singles, targets: Floats, *, seed: int = 0) -> list[AgreementDetector]:

@@ -23,6 +23,10 @@ EDGE_FLOOR: Final = 0.3
 CELLS: Final = 4
 """An image's side in cells that do not overlap."""
 NOISY_COPIES: Final = 2
+NOISY_ELEMENTS: Final = 1 << 25
+"""Values of a noisy copy, at most: what the fit holds in memory beside the rows."""
+SAMPLE: Final = 1500
+"""Rows that the components of wider rows than this are taken from."""
 NOISE: Final = 0.3
 """Of the pixels' range: the largest deviation of a noisy copy."""
 
@@ -77,18 +81,23 @@ class Lesson:
         """How the images' edges run; None if the rows are no images, or show no edges."""
         return None if self.shape is None else fit_gradients(self.rows, self.shape)
 
-    @cached_property
-    def noisy(self) -> Singles:
-        """(n * copies, d): disturbed copies of all rows, one after the other."""
+    @property
+    def complete(self) -> bool:
+        """Whether the space has as many components as a row has features."""
+        return min(RANK_CAP, len(self.rows) - 1) >= self.rows.shape[1]
+
+    def noisy(self) -> list[Singles]:
+        """Disturbed copies of the first rows: as many as stay within :data:`NOISY_ELEMENTS`."""
         rng = np.random.default_rng((self.seed, 1))
-        low, high = self.rows.min(axis=0), self.rows.max(axis=0)
-        unit = np.float32(pixel_range(self.rows))
+        rows = self.rows[: max(500, NOISY_ELEMENTS // self.rows.shape[1])]
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        unit = np.float32(pixel_range(rows))
         copies = []
         for _ in range(NOISY_COPIES):
-            spread = rng.uniform(0.0, NOISE, (len(self.rows), 1)).astype(np.float32)
-            noise = rng.standard_normal(self.rows.shape, np.float32)
-            copies.append(np.clip(self.rows + unit * spread * noise, low, high))
-        return np.concatenate(copies)
+            spread = rng.uniform(0.0, NOISE, (len(rows), 1)).astype(np.float32)
+            noise = rng.standard_normal(rows.shape, np.float32)
+            copies.append(np.clip(rows + unit * spread * noise, low, high))
+        return copies
 
     @cached_property
     def held(self) -> npt.NDArray[np.bool_]:
@@ -179,7 +188,15 @@ def pixel_range(rows: Singles) -> float:
 
 def components(centred: Floats) -> Floats:
     """(r, d): the leading principal components of centred rows, by falling variance."""
-    rank = min(RANK_CAP, centred.shape[1], len(centred) - 1)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    leading: Floats = vectors[:, np.argsort(values)[::-1][:rank]].T
-    return leading
+    count, features = centred.shape
+    rank = min(RANK_CAP, features, count - 1)
+    if features <= SAMPLE:
+        values, vectors = np.linalg.eigh(centred.T @ centred)
+        leading: Floats = vectors[:, np.argsort(values)[::-1][:rank]].T
+        return leading
+    part = centred[:: -(-count // SAMPLE)]  # the smaller of the two Gram matrices
+    values, vectors = np.linalg.eigh(part @ part.T)
+    order = np.argsort(values)[::-1][: min(rank, len(part) - 1)]
+    order = order[values[order] > 1e-12 * values[order[0]]]  # less is rounding
+    basis: Floats = (vectors[:, order] / np.sqrt(values[order])).T @ part
+    return basis

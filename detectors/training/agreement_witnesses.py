@@ -30,6 +30,7 @@ from detectors.training.agreement_lesson import MIN_ROWS, Lesson, fit_space, ima
 BANK_CAP: Final = 4000
 NEIGHBOURS: Final = 3
 CENTRES: Final = 1000
+CHUNK_ROWS: Final = 2000
 RIDGE: Final = 0.01
 GAMMA: Final = 0.6
 """Of the kernels, in inverse median squared distances."""
@@ -93,7 +94,7 @@ def fit_noisy_gradient_agreement(lesson: Lesson) -> NoisyGradientAgreement | Non
     """On the edges of the images and of disturbed copies; None if there are none."""
     if lesson.gradients is None:
         return None
-    return _kernel(lesson, NoisyGradientAgreement, lesson.gradients, [lesson.noisy])
+    return _kernel(lesson, NoisyGradientAgreement, lesson.gradients, lesson.noisy())
 
 
 def _kernel(
@@ -102,27 +103,65 @@ def _kernel(
     """Centres are training rows; the width follows their median distance.
 
     Args:
-        more: copies of all training rows, to learn from as well.
+        more: copies of the first training rows, to learn from as well.
     """
     rng = np.random.default_rng(lesson.seed)
     clean = space.apply(lesson.rows)
     centres = clean[rng.permutation(len(clean))[:CENTRES]].astype(np.float32)
     wide = centres.astype(np.float64)
     gamma = GAMMA / median_distance(wide)
-    rows = np.concatenate([clean, *(space.apply(part) for part in more)])
-    copies = len(rows) // len(clean)
-    kernels, targets = gaussian(rows, wide, gamma), np.tile(lesson.one_hot, (copies, 1))
 
-    def made(keep: npt.NDArray[np.bool_], scale: float) -> KernelWitness:
-        every = np.tile(keep, copies)
-        weights, biases = ridge(kernels[every], targets[every], RIDGE)
-        return kind(
-            space, lesson.classes, scale, centres, weights.astype(np.float32), biases, gamma
-        )
+    def sums(keep: npt.NDArray[np.bool_]) -> Sums:
+        found = Sums(len(wide), lesson.classes)
+        for seen in (clean, *(space.apply(part) for part in more)):
+            own = keep[: len(seen)]
+            found.add(seen[own], lesson.one_hot[: len(seen)][own], wide, gamma)
+        return found
 
-    part = made(~lesson.held, 1.0)
+    def made(weights: Floats, biases: Floats, scale: float) -> KernelWitness:
+        single = weights.astype(np.float32)
+        return kind(space, lesson.classes, scale, centres, single, biases, gamma)
+
+    taught, held = sums(~lesson.held), sums(lesson.held)
+    part = made(*taught.solve(RIDGE), 1.0)
     scale = temperature(part.logits(clean[lesson.held]), lesson.labels[lesson.held])
-    return made(np.ones(len(clean), bool), scale)
+    return made(*(taught + held).solve(RIDGE), scale)
+
+
+class Sums:
+    """What a ridge regression on Gaussian kernels needs of its rows, taken a chunk at a time."""
+
+    def __init__(self, centres: int, outputs: int) -> None:
+        self.count = 0
+        self.kernels = np.zeros(centres)
+        self.targets = np.zeros(outputs)
+        self.squares = np.zeros((centres, centres))
+        self.products = np.zeros((centres, outputs))
+
+    def add(self, rows: Floats, targets: Floats, centres: Floats, gamma: float) -> None:
+        """Counts (n, r) rows with their (n, outputs) targets in."""
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = gaussian(rows[start : start + CHUNK_ROWS], centres, gamma)
+            wanted = targets[start : start + CHUNK_ROWS]
+            self.count += len(part)
+            self.kernels += part.sum(axis=0)
+            self.targets += wanted.sum(axis=0)
+            self.squares += part.T @ part
+            self.products += part.T @ wanted
+
+    def __add__(self, other: Sums) -> Sums:
+        both = Sums(len(self.kernels), len(self.targets))
+        for name in ("count", "kernels", "targets", "squares", "products"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
+
+    def solve(self, strength: float) -> tuple[Floats, Floats]:
+        """Weights and biases, these unpunished."""
+        mean, level = self.kernels / self.count, self.targets / self.count
+        gram = self.squares - self.count * np.outer(mean, mean)
+        gram[np.diag_indices_from(gram)] += strength
+        weights = np.linalg.solve(gram, self.products - self.count * np.outer(mean, level))
+        return weights, level - mean @ weights
 
 
 def fit_class_density(lesson: Lesson) -> ClassDensity:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -66,13 +66,11 @@ class Alibi:
         python: its interpreter.
         licence_held: whether the user states that they hold a licence for a release after 0.11.4.
         seconds: how long a fit may take.
-        environment: variables for it, beside the present ones.
     """
 
     python: Path
     licence_held: bool = False
     seconds: float = _SECONDS
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     def export(
         self,
@@ -140,7 +138,7 @@ class Alibi:
                 capture_output=True,
                 timeout=self.seconds,
                 check=False,
-                env={**os.environ, **quiet, **self.environment},
+                env={**os.environ, **quiet},
             )
         except OSError as error:
             raise AlibiError(f"{self.python} cannot be run: {error.strerror}") from error

@@ -119,8 +119,8 @@ def fit_answered(
     left_out += [one.name for one in opinions if one.name not in made]
     if left_out:
         raise DataError(
-            f"{left_out[0]} cannot be fitted: it needs rows of an image's shape, or answers with "
-            "the probabilities of all classes"
+            f"{left_out[0]} cannot be fitted here: each kind is for classes or for values, and "
+            "some need rows of an image's shape, or answers with the probabilities of all classes"
         )
     model = [portion.truth.model_accuracy() for portion in (a, b)]
     known = None if model[0] is None or model[1] is None else (model[0], model[1])

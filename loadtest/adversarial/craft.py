@@ -25,6 +25,7 @@ from loadtest.adversarial.datasets import (
     DEVELOPMENT,
     REPORTED,
     SETS,
+    WRONG,
     Cut,
     Labels,
     Singles,
@@ -47,8 +48,6 @@ TABLE_STEPS: Final = {
 SUBSPACE: Final = 0.2
 """L-infinity of the attack within the principal components."""
 COMPONENTS: Final = {"mnist": 64, "digits": 24, "segment": 9, "shuttle": 5}
-WRONG: Final = 2.5
-"""A regression model's answer is wrong beyond this many of its usual errors."""
 
 
 def craft(name: str, seed: int) -> Crafted:
@@ -139,7 +138,7 @@ def _regression(cut: Cut, victim: Victim, bases: Labels) -> Iterator[tuple[str, 
     mean, deviation = torch.from_numpy(victim.mean), torch.from_numpy(victim.deviation)
 
     def error(units: Any) -> Any:
-        return victim.model(units)[:, 0] - friedman_of(units * deviation + mean)
+        return victim.model(units)[:, 0] - _friedman_of(units * deviation + mean)
 
     limit = WRONG * float(np.sqrt((usual**2).mean()))
     for epsilon in TABLE_STEPS["pgd"]:
@@ -149,7 +148,7 @@ def _regression(cut: Cut, victim: Victim, bases: Labels) -> Iterator[tuple[str, 
         yield f"push-{epsilon}", Attack(x[wrong], answers, bases[wrong], len(bases))
 
 
-def friedman_of(x: Any) -> Any:
+def _friedman_of(x: Any) -> Any:
     """:func:`friedman`, differentiable."""
     return (
         10 * torch.sin(torch.pi * x[:, 0] * x[:, 1])

@@ -31,6 +31,8 @@ DEVELOPMENT: Final = 0
 """The seed that anything may be tuned on."""
 REPORTED: Final = (1, 2, 3)
 RESERVED: Final = 0.15
+WRONG: Final = 2.5
+"""A regression model's answer is wrong beyond this many of its usual errors."""
 
 
 class Unavailable(Exception):  # noqa: N818 - a condition, with its reason as the message

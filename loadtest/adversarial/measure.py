@@ -26,7 +26,7 @@ from detectors.training.fit import Fitted, fit
 from detectors.training.splits import distinct
 from detectors.training.usage import Promise, use_rows
 from loadtest.adversarial.crafted import Attack, Crafted
-from loadtest.adversarial.datasets import Singles, friedman
+from loadtest.adversarial.datasets import WRONG, Singles, friedman
 
 FOLDS: Final = 4
 BUDGETS: Final = (0.01, 0.001)
@@ -112,7 +112,7 @@ def _mistakes(made: Crafted, which: npt.NDArray[np.int64]) -> Bools:
         wrong: Bools = made.rest_p[which].argmax(axis=1) != made.rest_y[which]
         return wrong
     error = np.abs(made.rest_p[:, 0] - friedman(made.rest_x))
-    beyond: Bools = error[which] > 2.5 * np.sqrt((error**2).mean())
+    beyond: Bools = error[which] > WRONG * np.sqrt((error**2).mean())
     return beyond
 
 

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 LayerKind = Literal["conv", "dense", "relu", "pool", "flatten"]
 
 KINDS: Final = ("conv", "dense", "relu", "pool", "flatten")
-BATCH: Final = 256
+BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True)

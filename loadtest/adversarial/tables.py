@@ -177,21 +177,23 @@ def _attacks(results: Sequence[Row]) -> list[str]:
 
 
 def _single(results: Sequence[Row]) -> list[str]:
-    threshold = f"{MARGINAL} 0.01"
-    lines = ["### Single detectors at 1 %, on average: % flagged, first fold"]
-    # As if each detector were a score: the same pooling holds.
+    lines = ["### Single detectors, thresholds on average: % flagged, first fold"]
+    # As if each detector were a merge: the same pooling holds.
     alone = [row | {"scores": row["single"]} for row in results if "single" in row]
     for kind, groups in GROUPS.items():
         mine = [row for row in alone if family(row["set"]) == kind]
         if not mine:
             continue
-        lines += ["", *_heading(["set", "detector", *groups, MEAN])]
+        lines += ["", *_heading(["set", "detector", "budget", *groups, MEAN])]
         for name, rows in _sets(mine):
-            for score in rows[0]["scores"]:
-                mean = mean_rate(rows, score, threshold)
-                if mean is not None:
+            for threshold in (f"{MARGINAL} {budget:g}" for budget in BUDGETS):
+                for score in rows[0]["scores"]:
+                    mean = mean_rate(rows, score, threshold)
+                    if mean is None:
+                        continue
                     cells = [rate(rows, score, threshold, part) for part in groups.values()]
-                    lines.append(_line([name, f"`{score}`", *cells, f"{100 * mean:.0f}"]))
+                    budget = SAID[threshold].removesuffix(", on average")
+                    lines.append(_line([name, f"`{score}`", budget, *cells, f"{100 * mean:.0f}"]))
     return lines
 
 

@@ -26,6 +26,7 @@ class Digits:
     model: Floats
     model_labels: npt.NDArray[np.int64]
     fit: Floats
+    fit_labels: npt.NDArray[np.int64]
     test: Floats
     test_labels: npt.NDArray[np.int64]
 
@@ -41,6 +42,7 @@ def load(seed: int = 0) -> Digits:
         images[:MODEL_ROWS],
         labels[:MODEL_ROWS],
         images[MODEL_ROWS:fit_end],
+        labels[MODEL_ROWS:fit_end],
         images[fit_end:],
         labels[fit_end:],
     )

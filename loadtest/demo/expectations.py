@@ -78,7 +78,9 @@ def most_false_alarms(rows: int, budget: float, chance: float = CHANCE) -> int:
     return rows
 
 
-_DETECTED: Final = (rules.OUTLIER, *rules.PATTERNS)
+_ROWS: Final = (rules.OUTLIER, rules.DISAGREEMENT)
+"""By whom single rows may be refused."""
+_DETECTED: Final = (*_ROWS, *rules.PATTERNS)
 """By whom traffic may be refused that is no honest client's."""
 
 
@@ -99,7 +101,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class WithinBudget(Expectation):
-    """Honest rows: refused by the outlier detectors alone, and no more often than the budget."""
+    """Honest rows: refused by the detectors of rows alone, and no more often than the budget."""
 
     budget: float
 
@@ -112,14 +114,14 @@ class WithinBudget(Expectation):
         """Fails if so many false alarms have a chance below ``CHANCE`` under the budget."""
         return _verdict(
             outcome.sent > 0
-            and outcome.only({200, 403}, {rules.OUTLIER})
+            and outcome.only({200, 403}, _ROWS)
             and outcome.sent - outcome.allowed <= most_false_alarms(outcome.sent, self.budget)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised(Expectation):
-    """Outliers: at least this share is refused by the detectors."""
+    """Hostile rows: at least this share is refused by the detectors."""
 
     share: float
 
@@ -153,7 +155,7 @@ class Climbs(Expectation):
         return f"coarse after {self.most} queries at most, then refused"
 
     def judge(self, outcome: Outcome) -> Verdict:
-        """By the rules about patterns, or about outliers; some answers must have been coarse."""
+        """By the rules about patterns, or about rows; some answers must have been coarse."""
         return _verdict(
             outcome.only({200, 403, 429}, _DETECTED)
             and outcome.coarse > 0
@@ -201,7 +203,7 @@ class Admitted(Expectation):
         """An admitted row may still be an outlier."""
         limited = outcome.statuses[429]
         return _verdict(
-            outcome.only({200, 403, 429}, {rules.OUTLIER, rules.CLIENT_RATE})
+            outcome.only({200, 403, 429}, {*_ROWS, rules.CLIENT_RATE})
             and outcome.refused_by[rules.CLIENT_RATE.id] == limited
             and limited > 0
             and self.low <= outcome.sent - limited <= self.high

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from proxy.settings.fields import Seconds
+from proxy.settings.fields import Bytes, Seconds
 from proxy.settings.section import Faults, Section
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -24,6 +24,9 @@ class Answer(Section):
         default=(), max_length=65_536
     )
     """The classes in the order of the output's columns; none: the order of the bundle's."""
+    body_bytes: Bytes = 10 * 2**20
+    """The size of an answer that is read, as sent and as decompressed. What a larger one becomes is
+    up to ``failure_mode``: limit ``rows_per_request`` so that none is."""
 
 
 class SecondOpinion(Section):

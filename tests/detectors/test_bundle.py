@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from detectors.bundle import BundleError, load_bundle
 from detectors.container import write_container
-from detectors.training.estimators import KINDS
 from detectors.signing import SigningError, fingerprint
+from detectors.training.estimators import KINDS
 from detectors.training.fit import fit, write
 from detectors.training.readers import Table
 
@@ -181,6 +181,11 @@ def _later_root(array):
     return array
 
 
+def _many_golden(manifest, new):
+    for name in ("rows", "scores", "merged"):
+        put(f"golden/{name}", lambda a: np.concatenate([a] * 5))(manifest, new)
+
+
 EDITS = {
     "schema version": (put_key("schema_version", 2), "schema version 2"),
     "the version of agreement": (put_key("schema_version", 3), "schema version 3"),
@@ -239,13 +244,14 @@ EDITS = {
     "golden merged": (put("golden/merged", lambda a: a + 0.001), "golden"),
     "golden NaN": (put("golden/scores", lambda a: a * np.nan), "golden"),
     "golden empty": (put("golden/rows", lambda a: a[:0]), "golden"),
+    "golden rows too many": (_many_golden, "golden"),
     "golden rows NaN": (put("golden/rows", lambda a: a * np.float32(np.nan)), "finite"),
     "model changed": (put("gmm/means", lambda a: a + 0.01), "golden"),
 }
 
 
 def test_every_edit_is_listed():
-    assert len(EDITS) == 56
+    assert len(EDITS) == 57
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -307,8 +313,8 @@ def zipped(method, names=("manifest.json",), data=b"{}", comment=b""):
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: b"", "not a bundle"),
-        (lambda: b"PK\x03\x04", "not a bundle"),
+        (lambda: b"", "neither a bundle"),
+        (lambda: b"PK\x03\x04", "neither a bundle"),
         (lambda: pickle.dumps({"a": 1}), "pickle"),
         (lambda: pickle.dumps(np.arange(9), protocol=2), "pickle"),
         (lambda: zipped(zipfile.ZIP_DEFLATED, data=b"0" * 10_000_000), "stored"),
@@ -317,7 +323,7 @@ def zipped(method, names=("manifest.json",), data=b"{}", comment=b""):
         (lambda: zipped(zipfile.ZIP_STORED)[:-1], "cut short"),
         (lambda: zipped(zipfile.ZIP_STORED, names=["a", "a"]), "twice"),
         (lambda: zipped(zipfile.ZIP_STORED, names=map(str, range(310))), "out of bounds"),
-        (lambda: b"x" + zipped(zipfile.ZIP_STORED), "not a bundle"),
+        (lambda: b"x" + zipped(zipfile.ZIP_STORED), "neither a bundle"),
     ],
 )
 def test_a_container_that_is_none(tmp_path, make, word):

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 from judges import CLASSES, Distance, scorer
 
 from detectors.scorer import ScoreFault
-from proxy import answer as module
 from proxy import rules
 from proxy.answer import AnswerInspection, understood
 from proxy.decision import Action, FailureMode, Mode, Permit, Reason
@@ -148,13 +149,13 @@ class Rig:
             values=values,
         )
 
-    def visit(self, firsts, *, merged=None, flagged=(), findings=(), judged=True):
+    def visit(self, firsts, *, merged=None, flagged=(), findings=(), judged=True, **said):
         """An exchange whose rows have these first values, on its way back."""
         rows = np.zeros((len(firsts), 4), np.float32)
         rows[:, 0] = firsts
         tensor = {"name": "x", "datatype": "FP32", "shape": list(rows.shape)}
-        body = json.dumps({"id": "7", "inputs": [{**tensor, "data": rows.tolist()}]}).encode()
-        request = self.endpoint.codec.decode_request(HEAD, body, ROUTE)
+        body = json.dumps({"id": "7", "inputs": [{**tensor, "data": rows.tolist()}], **said})
+        request = self.endpoint.codec.decode_request(HEAD, body.encode(), ROUTE)
         record = Record("id", 1.0, 2.0, client="c" * 32, rows=len(rows))
         visit = Visit(self.endpoint, ROUTE, Identity("c" * 32, "ip"), record, request=request)
         visit.light = visit.reads = True
@@ -336,6 +337,59 @@ async def test_an_answer_that_cannot_be_shaped_follows_the_failure_mode(rig, nam
     assert not visit.record.shaped
 
 
+@given(
+    st.one_of(
+        st.binary(max_size=64),
+        st.tuples(st.integers(0, 90), st.integers(0, 3), st.binary(max_size=3)),
+    ),
+    st.sampled_from([b"application/json", b"application/octet-stream", b"text/plain"]),
+    st.none() | st.integers(0, 99),
+    st.booleans(),
+)
+def test_whatever_comes_is_judged_or_a_fault(said, kind, length, shaped):
+    if isinstance(said, tuple):
+        at, gone, new = said
+        body = document([1])
+        said = body[:at] + new + body[at + gone :]
+    headers = [(b"content-type", kind)]
+    if length is not None:
+        headers.append((b"inference-header-content-length", b"%d" % length))
+    one = Rig(None, shaped=shaped)
+    visit = one.visit([1])
+    inspecting = one.inspect(visit, response_of(said, *headers))
+    with pytest.raises(StopIteration) as ended:
+        inspecting.send(None)
+    if visit.record.answer_score is None:
+        assert visit.refused and found(visit)[0] == "BZ-490"
+        assert ended.value.value is None
+    else:
+        label = int(visit.response.tensors["y"][0])
+        assert visit.record.answer_score == abs(1 - label)
+        assert (ended.value.value is not None) is shaped
+
+
+SAID = {
+    "outputs": {"outputs": [{"name": "z"}]},
+    "parameters": {"parameters": {"binary_data_output": True}},
+}
+
+
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+@pytest.mark.parametrize("name", SAID)
+async def test_no_client_chooses_not_to_be_judged(rig, name, failure_mode):
+    one = rig(failure_mode=failure_mode)
+    visit = one.visit([30], **SAID[name])
+    other = scores([[0.5] * 9]).replace(b'"shape": [1]', b'"shape": [1, 1, 1, 0]')
+    other = other.replace(b'"data": [7]', b'"data": []')
+    assert await one.inspect(visit, response_of(other, JSON)) is None
+    assert visit.refused and found(visit) == ["BZ-200"]
+    assert not visit.record.fault
+    assert "'y'" in visit.record.notes["missing"]
+    visit = one.visit([1], **SAID[name])
+    assert await one.inspect(visit, response_of(NEEDLESS["an unknown class"], JSON)) is None
+    assert found(visit) == ["BZ-490"], "which is the model's fault"
+
+
 @pytest.mark.parametrize("name", [*UNFIT, *NEEDLESS])
 async def test_monitor_mode_passes_what_cannot_be_judged(rig, name):
     one = rig(mode=Mode.MONITOR)
@@ -363,9 +417,9 @@ async def test_a_detectors_fault_follows_the_failure_mode(rig, fault, failure_mo
 
 
 @pytest.mark.parametrize("failure_mode", list(FailureMode))
-async def test_an_answer_that_is_too_large_can_still_be_relayed(rig, failure_mode, monkeypatch):
-    monkeypatch.setattr(module, "MAX_BYTES", 40)
+async def test_an_answer_that_is_too_large_can_still_be_relayed(rig, failure_mode):
     one = rig(failure_mode=failure_mode)
+    one.endpoint.answer_limit = 40
     visit, response = one.visit([1]), response_of(document([1]), JSON)
     assert await one.inspect(visit, response) is None
     assert visit.refused is (failure_mode is FailureMode.DENY)
@@ -603,7 +657,7 @@ def test_the_limit_holds_before_and_after_decoding():
     coded = gzip.compress(body)
     packed = response_of(coded, (b"content-encoding", b"gzip"))
     assert understood(packed, coded, CODEC, limit=len(body)).n == 2
-    for how in ({"limit": len(body) - 1}, {"ratio": 1}):
+    for how in ({"limit": len(body) - 1}, {"limit": len(body), "ratio": 1}):
         with pytest.raises(Refusal) as refusal:
             understood(packed, coded, CODEC, **how)
         assert refusal.value.rule is UPSTREAM_INVALID

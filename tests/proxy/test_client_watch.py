@@ -148,6 +148,7 @@ async def test_it_goes_on_whatever_fails():
         await bench.watch.run()
     assert bench.waits == [0.5] * 6
     assert bench.watch.banned(ONE.client, bench.now) is not None  # learnt all the same
+    assert bench.watch.exchanged.failures == 6
 
 
 async def test_a_ban_ends_by_itself():

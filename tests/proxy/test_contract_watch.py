@@ -46,7 +46,7 @@ def watch_of(*answers, learn=True, width=None, sleep=None):
         match="/v2/models/m",
         codec=V2("/v2/models/m", None),
         pool=Pool(*answers),
-        bundle=width and SimpleNamespace(scorer=SimpleNamespace(features=width)),
+        bundle=width and SimpleNamespace(features=width),
     )
     return endpoint, ContractWatch(endpoint, learn=learn, refresh_seconds=30.0, sleep=sleep)
 

@@ -158,9 +158,9 @@ def test_an_exchange_without_a_row_is_still_told():
 
 
 def test_a_row_that_the_bundle_cannot_score_is_a_note():
-    told = explained(kept(rows=np.zeros((1, 5), np.float32)), bundle())
+    told = explained(kept(rows=np.zeros((1, 5), np.float32)), bundle(), now=WALL)
     assert "cannot be explained" in told["notes"][0]
-    told = explained(kept(rows=np.full((1, 6), np.nan, np.float32)), bundle())
+    told = explained(kept(rows=np.full((1, 6), np.nan, np.float32)), bundle(), now=WALL)
     assert "cannot be explained" in told["notes"][0]
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
+import judges
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ from proxy.pipeline import Pipeline
 from proxy.policy import Policy, RuleSetting
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
+from proxy.reading import AnswerReader
 from proxy.rules import Refusal
 from proxy.state.base import LeaseNeeded
 from proxy.telemetry.metrics import EndpointMetrics
@@ -71,6 +73,7 @@ class Pool:
         self.sent = []
         self.fault = None
         self.complete = True
+        self.status = 200
         self.broken = None
         self.body = b""
 
@@ -85,12 +88,12 @@ class Pool:
 class Answer:
     """What the model server says: ``pool.body`` as JSON."""
 
-    status = 200
     bodiless = False
     headers = ((b"content-type", b"application/json"),)
 
     def __init__(self, pool):
         self.pool = pool
+        self.status = pool.status
         self.complete = pool.complete
 
     def get(self, name):
@@ -104,6 +107,16 @@ class Answer:
         if self.pool.broken is not None:
             raise self.pool.broken
         return self.pool.body
+
+
+class Sample:
+    """Takes every exchange that it is offered."""
+
+    def __init__(self):
+        self.offered = []
+
+    def offer(self, identity, rows, response, now, decision):
+        self.offered.append((identity.client, rows.copy(), response.tensors["y"].tolist(), now))
 
 
 class Limiter:
@@ -203,7 +216,9 @@ class Exchange:
 class World:
     """A pipeline of one endpoint."""
 
-    def __init__(self, executor, digests=False, values=False, **policy):
+    def __init__(
+        self, executor, digests=False, values=False, judged=False, capture=False, **policy
+    ):
         self.scorer, self.pool, self.limiter, self.audit = Scorer(), Pool(), Limiter(), Audit()
         self.clients = Clients()
         self.metrics = SimpleNamespace(unrouted=EndpointMetrics())
@@ -221,8 +236,15 @@ class World:
             bundle=SimpleNamespace(
                 scorer=self.scorer, digest="b" * 64, embedding=None, agreement=None
             ),
+            capture=Sample() if capture else None,
         )
+        if judged:
+            judge = judges.scorer()
+            self.endpoint.bundle.agreement = judge
+            reader = AnswerReader(judges.CLASSES, 3, frozenset({"labels"}))
+            self.endpoint.judge = reader, judge
         ticks = iter(range(3, 10**9))
+        self.explanations = Explanations(9, wall=lambda: 1e9)
         self.pipeline = Pipeline(
             [self.endpoint],
             forward=["accept", "user-agent"],
@@ -234,7 +256,7 @@ class World:
             wall=lambda: 1e9,
             executor=executor,
             configuration="d" * 64,
-            explanations=Explanations(9, wall=lambda: 1e9),
+            explanations=self.explanations,
             digests=digests,
             values=values,
         )
@@ -800,3 +822,116 @@ async def test_a_lease_that_others_always_take_ends_the_wait(world):
     assert exchange.status == 503
     assert one.record.decision.reasons[0].rule is rules.BUSY
     assert one.limiter.fetched < 100
+
+
+def label_of(*labels):
+    output = {"name": "y", "datatype": "INT64", "shape": [len(labels)], "data": labels}
+    return json.dumps({"outputs": [output]}).encode()
+
+
+async def test_an_answer_that_goes_with_its_input_is_relayed_as_it_came(world):
+    one = world(judged=True)
+    one.pool.body = label_of(1, 2)
+    exchange = await one.ask(body_of([[1, 0, 0, 0], [2, 0, 0, 0]]), accept_encoding=b"gzip")
+    assert exchange.status == 200 and not hasattr(exchange, "shaped")
+    assert b"accept-encoding: identity" in one.pool.sent[0].headers
+    record = one.record
+    assert record.answer_score == 2.0 and record.answer_p_value < 1
+    assert record.decided < record.answered < record.judged < record.finished
+    assert len(one.explanations) == 0
+
+
+@pytest.mark.parametrize("rows", [1, 9000])
+async def test_an_answer_that_does_not_is_refused_and_discarded(world, rows):
+    one = world(judged=True)
+    one.pool.body = label_of(*[1] * rows)
+    exchange = await one.ask(body_of([[90, 0, 0, 0]] * rows, outputs=[]))
+    assert exchange.status == 403
+    assert json.loads(exchange.answer.body) == {"error": "request refused"}
+    assert one.pool.sent[1:] == ["discarded"]
+    record = one.record
+    assert [reason.rule for reason in record.decision.reasons] == [rules.DISAGREEMENT]
+    assert (record.status, record.flagged_rows) == (403, rows)
+    assert one.explanations.find("id").doubted.row.tolist() == [[90, 0, 0, 0]]
+
+
+async def test_an_error_of_the_model_server_is_not_judged(world):
+    one = world(judged=True, capture=True)
+    one.pool.status, one.pool.body = 500, b"why"
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 500
+    assert one.record.answer_score is None and not one.record.decision.reasons
+    assert one.endpoint.capture.offered == []
+
+
+async def test_a_refusal_after_the_answer_waits_for_its_record_too(world):
+    one = world(judged=True)
+    one.audit.waits = True
+    one.pool.body = label_of(1)
+    assert (await one.ask(body_of([90, 0, 0, 0]))).status == 403
+    assert one.record.decision.enforced is Action.BLOCK
+    one.audit.records.clear()
+    assert (await one.ask(body_of([1, 0, 0, 0]))).status == 200
+    assert one.record.answer_score is not None, "it was judged before it was recorded"
+
+
+async def test_without_need_no_answer_is_read_and_no_row_is_kept(world):
+    one = world()
+    one.pool.broken = AssertionError("it was read")
+    exchange = await one.ask(HONEST, accept_encoding=b"gzip")
+    assert exchange.status == 200
+    assert exchange.context.request is None
+    assert b"identity" not in one.pool.sent[0].headers
+
+
+async def test_what_passes_is_offered_to_the_sample(world):
+    one = world(judged=True, capture=True)
+    one.pool.body = label_of(1)
+    row = np.float32([[1, 2, 3, 4]])
+    assert (await one.ask(body_of(row))).status == 200
+    [(client, rows, labels, now)] = one.endpoint.capture.offered
+    assert (client, rows.tolist(), labels, now) == ("c" * 32, row.tolist(), [1], 1e9)
+    assert (await one.ask(body_of([90, 0, 0, 0]))).status == 403
+    assert (await one.ask(OUTLIER)).status == 403
+    one.clients.alarm(14.5)
+    assert (await one.ask(body_of(row))).status == 200  # shaped
+    assert len(one.endpoint.capture.offered) == 1
+
+
+async def test_monitor_mode_offers_what_it_would_have_refused_as_such(world):
+    one = world(judged=True, capture=True, mode=Mode.MONITOR)
+    one.pool.body = label_of(1)
+    assert (await one.ask(body_of([90, 0, 0, 0]))).status == 200
+    assert len(one.endpoint.capture.offered) == 1
+
+
+async def test_an_answer_that_a_sample_cannot_read_passes(world):
+    one = world(capture=True)
+    one.pool.body = b"not JSON"
+    exchange = await one.ask(HONEST)
+    assert exchange.status == 200
+    assert one.endpoint.capture.offered == [] and not one.record.decision.reasons
+
+
+async def test_rows_are_judged_as_the_embedding_makes_them(world):
+    one = world(judged=True)
+    one.endpoint.bundle.embedding = SimpleNamespace(embed=lambda rows: rows - np.float32(50))
+    one.pool.body = label_of(1)
+    assert (await one.ask(body_of([51, 50, 50, 50]))).status == 200
+    assert one.scorer.rows[-1].tolist() == [[1, 0, 0, 0]]
+    assert one.clients.seen[-1][1].tolist() == [[51, 50, 50, 50]], "patterns see the wire's"
+    assert (await one.ask(body_of([1, 0, 0, 0]))).status == 403
+
+
+async def test_who_leaves_first_was_answered_nothing(world):
+    one = world()
+    one.audit.waits = True
+
+    async def leave(ticket):
+        raise asyncio.CancelledError
+
+    one.audit.released = leave
+    exchange = Exchange(one.pipeline, Head("POST", TARGET, {}, True), HONEST)
+    with pytest.raises(asyncio.CancelledError):
+        await one.pipeline.handle(exchange)
+    assert one.record.status == 0

@@ -5,6 +5,8 @@ import copy
 import agreement_worlds as made
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from detectors.agreement.packing import pack, unpack
 from detectors.agreement.space import Space
@@ -167,6 +169,46 @@ def test_what_is_wrong_is_refused_in_words(packed, edit):
 
 def test_how_many_edits_ran():
     assert len(EDITS) == 14 + 12 + 27
+
+
+SHAPES = st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple)
+STRANGE = st.one_of(
+    st.builds(
+        lambda shape, dtype, value: np.full(shape, value).astype(dtype),
+        SHAPES,
+        st.sampled_from(["f8", "f4", "i8", "u1", "f2"]),
+        st.sampled_from([0, 1, 3, 200]),
+    ),
+    st.sampled_from([0, 1, 7, -1, 2**40, 10**400, 0.0, 1e-300, 1e300, float("nan"), True, "x"]),
+)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_put_in_it_is_refused_or_it_scores(packed, data):
+    parameters, arrays = {kind: dict(scalars) for kind, scalars in packed[0].items()}, {**packed[1]}
+    places = sorted(arrays) + sorted(f"{k}/{f}" for k in parameters for f in parameters[k])
+    name = data.draw(st.sampled_from(places))
+    value = data.draw(STRANGE)
+    kind, field = name.split("/")
+    if isinstance(value, np.ndarray):
+        parameters[kind].pop(field, None)
+        arrays[name] = value
+    else:
+        arrays.pop(name, None)
+        parameters[kind][field] = value
+    try:
+        detectors, _ = unpack(parameters, arrays)
+    except ValueError as error:
+        assert str(error)
+        return
+    rows, labels, classes = made.world("image")
+    answers = made.told(labels[:3], classes)
+    for detector in detectors:
+        try:
+            assert detector.score(rows[:3], answers).shape == (3,)
+        except ValueError as error:  # of another width, or other classes
+            assert str(error)
 
 
 def test_a_space_refuses_more_components_than_features():

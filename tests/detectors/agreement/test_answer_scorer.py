@@ -284,3 +284,24 @@ def test_parts_that_do_not_fit_are_refused(scorer, asking):
         AnswerScorer(scorer.detectors[:1], [tail], **{**common, "classes": ["a", "b"]})
     with pytest.raises(ValueError, match="second opinions"):
         AnswerScorer(scorer.detectors[:1], [tail], opinions=asking.opinions, **common)
+    for handicap in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="handicap"):
+            AnswerScorer(scorer.detectors[:1], [tail], handicap=handicap, **common)
+    with pytest.raises(ValueError, match="suspicion"):
+        AnswerScorer(scorer.detectors[:1], [tail], suspicion=float("nan"), **common)
+
+
+def test_a_handicap_that_nothing_overcomes_leaves_the_input_to_the_answer(scorer, part):
+    rows, answers, _ = part(0, 20)
+    patient = AnswerScorer(
+        scorer.detectors,
+        scorer.tails,
+        entry=scorer.entry,
+        total=scorer.total,
+        calibration=scorer.calibration,
+        classes=None,
+        handicap=1e6,
+    )
+    assert patient.input_threshold > 1e300
+    far = np.full(20, 1e12)
+    assert bool(patient.score(rows, answers, far).flagged.all())

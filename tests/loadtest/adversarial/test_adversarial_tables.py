@@ -67,7 +67,7 @@ def test_a_report_names_every_set_and_what_is_missing():
     assert report.startswith("Skipped: friedman, seed 3: absent.")
     assert report.count("\n### ") == 6
     assert "| segment | after response | 1 %, on average | 70 (48 to 85) |" in report
-    assert "| segment | `gmm` | 70 (48 to 85) |" in report
+    assert "| segment | `gmm` | 1 % | 70 (48 to 85) |" in report
     assert "| digits | 97.0%, 97.0% | 10 / 20 / 30 / 40 |" in report
     assert "1.00 % (0.39 to 2.54), 400 | - | - | - | 4/4 |" in report
     assert "| digits | white box | 0.1 | 50 (40 to 60) | 20 (13 to 29) |" in report

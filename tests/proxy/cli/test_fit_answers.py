@@ -202,12 +202,19 @@ def test_fit_from_a_capture(files):
 
 def test_fit_from_a_capture_without_clients(files):
     labels = classify(np.load(files / "x.npy")).labels.astype(float)[:, None]
-    unknown = sample(np.load(files / "x.npy"), labels, "labels", clients=np.full(600, -1, np.int32))
+    unknown = sample(
+        np.load(files / "x.npy"),
+        labels,
+        "labels",
+        clients=np.full(600, -1, np.int32),
+        uniform=np.arange(600) % 3 > 0,
+    )
     (files / "blind.capture").write_bytes(unknown.encode())
     result = told(
         fit, "--from-capture", files / "blind.capture", "--out", files / "d.bundle", *NO_PATTERNS
     )
-    assert (result["agreement"]["clients"], result["agreement"]["seen"]) == (0, 0)
+    # What was kept because its class is rare calibrates nothing.
+    assert (result["agreement"]["clients"], result["agreement"]["seen"]) == (0, 200)
     assert "confidence" not in result["agreement"]["detectors"]
 
 
@@ -262,7 +269,7 @@ REFUSED = [
     ([], 2, "either --data or --from-capture"),
     (["--data", "x.npy", "--from-capture", "live.capture"], 2, "either --data or --from-capture"),
     (["--from-capture", "live.capture", "--labels", "y.npy"], 2, "a capture has its own"),
-    (["--from-capture", "x.npy"], 1, "x.npy: this is not a bundle"),
+    (["--from-capture", "x.npy"], 1, "x.npy: this is neither a bundle nor a capture"),
     (["--from-capture", "gone"], 1, "No such file"),
     (["--data", "x.npy", "--seen", "seen.npy"], 2, "name --answers"),
     (["--data", "x.npy", "--output", "p"], 2, "goes with --answers or --model"),

@@ -55,6 +55,18 @@ def test_rows_in_the_models_own_shape(tensors, row_shape, sent):
     assert stub.asked == sent
 
 
+def test_two_inputs_share_a_row():
+    seen = []
+
+    def answer(rows):
+        seen.append(rows)
+        return probabilities(rows)
+
+    rows = draw(4)[0]
+    ask(Stub(metadata(("x", "FP32", [-1, 2]), ("y", "FP64", [-1, 4])), answer), rows)
+    np.testing.assert_array_equal(seen[0], rows)
+
+
 def test_a_version():
     stub = Stub()
     with serving(stub):

@@ -394,6 +394,53 @@ async def test_nothing_is_sent_of_an_answer_that_cannot_be_read_whole(world, hea
     assert upstream.aborted
 
 
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        (b"Content-Length: 120\r\n\r\n", b"content-length: 120\r\n"),
+        (b"Transfer-Encoding: chunked\r\n\r\n78\r\n", b"transfer-encoding: chunked\r\n"),
+    ],
+)
+async def test_an_answer_too_large_to_be_gathered_is_relayed_as_it_comes(head, told):
+    world = World(pool_limits=PoolLimits(buffer_bytes=10))
+    seen = []
+
+    async def look(exchange):
+        response = await world.pool.send(permit())
+        seen.append(await response.gathered(50))
+        seen.append(await exchange.relay(response, ID))
+
+    world.application.handler = look
+    client, upstream = await ask(world)
+    upstream.feed(OK + head)
+    for _ in range(3):
+        upstream.feed(b"x" * 40)
+    if b"chunked" in told:
+        upstream.feed(b"\r\n0\r\n\r\n")
+    answer = client.take()
+    assert told in answer
+    assert answer.count(b"x") == 120 + ID.count(b"x")
+    assert seen == [None, 120]
+    assert not upstream.aborted
+
+
+async def test_what_was_gathered_stays():
+    world = World()
+    seen = []
+
+    async def look(exchange):
+        response = await world.pool.send(permit())
+        seen.extend([await response.gathered(3), await response.gathered(4)])
+        seen.append(await exchange.relay(response))
+
+    world.application.handler = look
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 4\r\n\r\nab")
+    upstream.feed(b"cd")
+    assert seen == [None, b"abcd", 4]
+    assert client.take().endswith(b"\r\n\r\nabcd")
+
+
 @pytest.mark.parametrize("clean", [True, False])
 async def test_nothing_is_sent_of_an_answer_that_ends_midway(world, clean):
     replacing(world)
