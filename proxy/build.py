@@ -117,9 +117,7 @@ def build(
         for endpoint in settings.endpoints
     }
     answers = {
-        endpoint.name: _answering(
-            endpoint, bundles.get(endpoint.name), _secret(settings, shared), previous
-        )
+        endpoint.name: _answering(settings, endpoint, bundles.get(endpoint.name), shared, previous)
         for endpoint in settings.endpoints
     }
     pools = {
@@ -431,9 +429,10 @@ def _clients(
 
 
 def _answering(
+    settings: Settings,
     endpoint: EndpointSettings,
     bundle: Bundle | None,
-    key: bytes,
+    shared: Shared,
     previous: Generation | None,
 ) -> Answering:
     """What is done with the endpoint's answers.
@@ -446,7 +445,8 @@ def _answering(
         return answering(
             endpoint,
             bundle,
-            secret=key,
+            secret=_secret(settings, shared),
+            workers=settings.workers,
             former=served and (served[0], served[1].capture),
         )
     except ValueError as error:

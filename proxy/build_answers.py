@@ -10,7 +10,7 @@ import numpy as np
 
 from detectors.agreement.scorer import AnswerScorer
 from detectors.bundle import Bundle
-from proxy.capture import Capture
+from proxy.capture import BYTES_CAP, Capture
 from proxy.decision import Mode
 from proxy.reading import AnswerReader
 from proxy.second_opinion import SecondOpinions
@@ -34,12 +34,14 @@ def answering(
     bundle: Bundle | None,
     *,
     secret: bytes,
+    workers: int = 1,
     former: tuple[Endpoint, Capture | None] | None = None,
 ) -> Answering:
     """What is done with one endpoint's answers.
 
     Args:
         secret: from which the key of the shaping's noise is derived.
+        workers: of this gateway: a sample is theirs together.
         former: the endpoint's settings so far, and its sample: that goes on if it would be the
             same.
 
@@ -54,7 +56,7 @@ def answering(
         opinions=_opinions(endpoint, bundle),
         style=_style(endpoint, agreement, secret),
         always_shaped=endpoint.shaping.when == "always" and endpoint.mode is Mode.ENFORCE,
-        capture=_capture(endpoint, agreement, former),
+        capture=_capture(endpoint, workers, former),
     )
 
 
@@ -125,9 +127,7 @@ def _style(endpoint: Endpoint, agreement: AnswerScorer | None, secret: bytes) ->
 
 
 def _capture(
-    endpoint: Endpoint,
-    agreement: AnswerScorer | None,
-    former: tuple[Endpoint, Capture | None] | None,
+    endpoint: Endpoint, workers: int, former: tuple[Endpoint, Capture | None] | None
 ) -> Capture | None:
     given, answer = endpoint.capture, endpoint.answer
     if given is None:
@@ -137,8 +137,9 @@ def _capture(
         if (before.capture, before.answer, before.match) == (given, answer, endpoint.match):
             return sample
     return Capture(
-        rows=given.rows,
-        rows_per_client=given.rows_per_client,
+        rows=-(-given.rows // workers),
+        rows_per_client=-(-given.rows_per_client // workers),
+        most_bytes=BYTES_CAP // workers,
         anonymise=given.anonymise,
         dice=SystemRandom(),
         salt=token_bytes(16),

@@ -9,7 +9,7 @@ good to learn from.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, Protocol
@@ -26,6 +26,9 @@ from proxy.protocols.base import InferResponse
 BYTES_CAP: Final = 128 << 20
 """Bytes of captured rows and answers, whatever number of rows is configured."""
 
+CONSIDERED: Final = 256
+"""Rows of one exchange that may be taken: the loop is held no longer than by these."""
+
 STRATIFIED_SHARE: Final = 0.1
 """Of the rows held: for rare classes."""
 
@@ -34,6 +37,8 @@ CLIENT_CAP: Final = 65_536
 """Clients and classes that are told apart; rows of others are left out, and counted."""
 
 _ANSWER_CAP: Final = 4096  # numbers in one row's answer
+_NAME_CAP: Final = 256  # bytes of a label: a longer text is no class
+_FOREIGN: Final = 100  # rows of another make after which that one may be the right one
 _LARGEST_LABEL: Final = 2.0**53
 _DUST: Final = 1e-3  # by which the probabilities of a row may miss 1
 
@@ -66,6 +71,7 @@ class Capture:
 
     Args:
         rows: held at most.
+        most_bytes: of rows and answers, at most.
         rows_per_client: of one client, at most, in the uniform part.
         anonymise: whether hours are left out of what is handed over, and clients are numbered with
             a salt that nobody knows, so that no number leads back to one.
@@ -83,12 +89,14 @@ class Capture:
         rows_per_client: int,
         anonymise: bool,
         dice: Dice,
+        most_bytes: int = BYTES_CAP,
         salt: bytes = b"",
         output: str | None = None,
         kind: str = "auto",
         classes: Sequence[str] = (),
     ) -> None:
         self._most = rows
+        self._most_bytes = most_bytes
         self._per_client = rows_per_client
         self._anonymise = anonymise
         self._dice = dice
@@ -96,15 +104,21 @@ class Capture:
         self._output = output
         self._kind = kind
         self._classes = tuple(classes)
+        self.left_out: Final[Counter[str]] = Counter()
+        """Rows that were not eligible, by the reason."""
+        self._seen = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Holds nothing, of no make."""
         self._make: tuple[int, str, int] | None = None  # features, form of the answer, its width
-        self._limit = rows
+        self._limit = self._most
+        self._foreign = 0
+        self._eligible = 0  # of each client, no more rows than it may have
         self._uniform: list[_Entry] = []
         self._stratified: dict[object, list[_Entry]] = {}
         self._digests: set[int] = set()
         self._clients: dict[str, _Client] = {}
-        self._seen = 0
-        self.left_out: Final[Counter[str]] = Counter()
-        """Rows that were not eligible, by the reason."""
 
     def offer(
         self,
@@ -132,13 +146,18 @@ class Capture:
             return
         form, answers = found
         width = 1 if isinstance(answers, list) else answers.shape[1]
-        if self._make is None:
-            self._make = rows.shape[1], form, width
-            held = 4 * rows.shape[1] + 8 * width + 512
-            self._limit = max(1, min(self._most, BYTES_CAP // held))
-        if self._make != (rows.shape[1], form, width):
+        make = rows.shape[1], form, width
+        if self._make not in {None, make}:
             self.left_out["of another make"] += n
-            return
+            self._foreign += n
+            # One odd request must not settle for good what the traffic is like.
+            if self._foreign < max(_FOREIGN, len(self._uniform)):
+                return
+            self._begin()
+        if self._make is None:
+            self._make = make
+            held = 4 * rows.shape[1] + 8 * width + 512
+            self._limit = max(1, min(self._most, self._most_bytes // held))
         client = self._clients.get(identity.client)
         if client is None:
             if len(self._clients) >= CLIENT_CAP:
@@ -146,8 +165,13 @@ class Capture:
                 return
             client = self._clients[identity.client] = _Client()
         hour = int(now // 3600)
-        for row, answer in zip(rows, answers, strict=True):
-            self._consider(row, answer, identity.client, client, hour)
+        self._seen += n
+        taken: Iterable[int] = range(n)
+        if n > CONSIDERED:
+            self.left_out["of large requests"] += n - CONSIDERED
+            taken = {self._dice.randrange(n) for _ in range(CONSIDERED)}
+        for index in taken:
+            self._consider(rows[index], answers[index], identity.client, client, hour)
 
     def _consider(
         self,
@@ -157,15 +181,15 @@ class Capture:
         client: _Client,
         hour: int,
     ) -> None:
-        self._seen += 1
         client.seen += 1
+        self._eligible += client.seen <= self._per_client
         limit = self._limit - int(self._limit * STRATIFIED_SHARE)
         full = len(self._uniform) >= limit
         saturated = len(client.slots) >= self._per_client
         # A client at its cap only renews its own rows, each of which it sent with equal chance.
         chance = self._per_client / client.seen if saturated else 1.0
         if full and not saturated:
-            chance = limit / self._seen
+            chance = limit / self._eligible
         wanted = chance >= 1 or self._dice.random() < chance
         stratum = self._stratum(answer)
         if not wanted and stratum is None:
@@ -204,6 +228,8 @@ class Capture:
         label: object = answer if isinstance(answer, bytes) else int(np.argmax(answer))
         if form == "numbers" and not isinstance(answer, bytes):
             label = float(answer[0])
+        if form == "chance" and not isinstance(answer, bytes):
+            label = bool(answer[0] > (0.0 if self._kind == "logits" else 0.5))
         held = self._stratified.get(label)
         if held is None:
             if len(self._stratified) >= CLASS_CAP:
@@ -241,7 +267,8 @@ class Capture:
             return None
         _, form, flat = best
         if form == "names":
-            return form, flat[:, 0].tolist()
+            labels: list[bytes] = flat[:, 0].tolist()
+            return (form, labels) if max(map(len, labels)) <= _NAME_CAP else None
         values = flat.astype(np.float64)
         if form == "numbers" and not bool(
             ((np.rint(values) == values) & (np.abs(values) < _LARGEST_LABEL)).all()

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from detectors.calibration import rows_needed
+from detectors.container import write_container
+from detectors.sample import Sample, SampleError
+from detectors.training.splits import MIN_MERGE, MIN_TRAIN
+from proxy.capture import STRATIFIED_SHARE
 from proxy.cli.admin import AdminListener, Failed, Unreachable
 from proxy.cli.asking import answered, listener, listener_options
 from proxy.cli.clients import seconds_of
@@ -50,7 +56,8 @@ class Recorder:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _seen: int = -1
-    _restarted: bool = False
+    _earlier: Sample | None = None
+    """What was saved of other gateways, or of this one before it was started anew."""
 
     def status(self) -> dict[str, Any]:
         """What the gateway holds.
@@ -69,35 +76,50 @@ class Recorder:
                 f"endpoint {self.endpoint} captures nothing: give it the key `capture: {{}}` in "
                 "the gateway's configuration, and reload it; rows may be personal data"
             )
-        # A gateway that has seen fewer rows than before has started anew.
-        self._restarted |= capture["seen"] < self._seen
+        if capture["seen"] < self._seen:  # it was started anew
+            self.resume()
         self._seen = capture["seen"]
         return capture
 
+    def resume(self) -> None:
+        """What the file holds already is kept, and added to.
+
+        Raises:
+            Failed: if it is no sample of this endpoint.
+        """
+        if not self.out.exists():
+            return
+        try:
+            self._earlier = Sample.decode(self.out.read_bytes())
+        except SampleError as error:
+            raise Failed(f"{self.out} is there, and is no sample: {error}") from error
+        if self._earlier.endpoint != self.endpoint:
+            raise Failed(f"{self.out} is a sample of endpoint {self._earlier.endpoint}")
+
     def save(self) -> int:
         """Fetches the sample and writes the file; how many rows are in it.
-
-        What a gateway had captured before it was started anew stays.
 
         Raises:
             Unreachable, Failed: if it cannot be fetched.
             SampleError: if it does not go with what was saved before.
             OSError: if the file cannot be written: what was there before stays.
         """
-        from detectors.container import write_container  # noqa: PLC0415 - numpy: slow to import
-        from detectors.sample import Sample  # noqa: PLC0415
-
         sample = Sample.decode(self.listener.fetch(f"/api/v1/captures/{self.endpoint}"))
-        if self._restarted and self.out.exists():
-            sample = Sample.joined([sample, Sample.decode(self.out.read_bytes())])
+        if self._earlier is not None:
+            sample = Sample.joined([sample, self._earlier])
         write_container(self.out, sample.members())
         return len(sample)
 
-    def run(self, rows: int, seconds: float | None, say: _Say) -> dict[str, Any]:
+    def run(
+        self, rows: int, seconds: float | None, say: _Say, waits: Callable[[Unreachable], None]
+    ) -> dict[str, Any]:
         """Records until there are so many rows, or the time is up, or the user interrupts.
+
+        A gateway that cannot be reached for a while, once it was, is waited for.
 
         Args:
             say: told what is held, now and then.
+            waits: told why it has to wait.
 
         Returns:
             What was held at the end, with ``recorded``, the rows in the file.
@@ -106,6 +128,7 @@ class Recorder:
             Unreachable, Failed, SampleError, OSError: as :meth:`save`.
         """
         began = saved = self.clock()
+        self.resume()
         status = self.status()
         try:
             while True:
@@ -116,10 +139,14 @@ class Recorder:
                 if seconds is not None and now - began >= seconds:
                     break
                 if held and now - saved >= _SAVE_SECONDS:
-                    self.save()
-                    saved = now
+                    with suppress(Unreachable):  # the next time
+                        self.save()
+                        saved = now
                 self.sleep(_POLL_SECONDS)
-                status = self.status()
+                try:
+                    status = self.status()
+                except Unreachable as unreachable:
+                    waits(unreachable)
         except KeyboardInterrupt:
             pass  # what there is, is what was wanted
         return {**status, "recorded": self.save()}
@@ -127,8 +154,6 @@ class Recorder:
 
 def _attainable(status: dict[str, Any]) -> int:
     """The most rows that the uniform part can hold."""
-    from proxy.capture import STRATIFIED_SHARE  # noqa: PLC0415 - numpy: slow to import
-
     most: int = status["rows_at_most"]
     return most - int(most * STRATIFIED_SHARE)
 
@@ -171,25 +196,24 @@ def record(
     """Record a sample of the live traffic of ENDPOINT, with the model's answers.
 
     The gateway draws the sample while the endpoint has the key `capture` in its configuration; an
-    endpoint in monitor mode sees all traffic, an enforcing one none of what it refuses. Interrupt
-    to end: what there is, is written. `bartizan fit --from-capture FILE` makes a bundle of it.
+    endpoint in monitor mode sees all traffic, an enforcing one none of what it refuses. A file that
+    is there already is added to. Interrupt to end: what there is, is written.
+    `bartizan fit --from-capture FILE` makes a bundle of it.
 
     Exit status: 0 ok, 1 failed, 2 usage, 3 configuration, 4 unreachable.
     """
     if not out.parent.is_dir():
         raise click.BadParameter(f"{out.parent} is not a directory", param_hint="--out")
-    from detectors.sample import SampleError  # noqa: PLC0415 - numpy: not for the other commands
-
     recorder = Recorder(listener(admin, token, config, seconds=_FETCH_SECONDS), endpoint, out)
 
     def recorded() -> dict[str, Any]:
         try:
-            return recorder.run(rows, seconds, _silent if as_json else _say)
+            return recorder.run(rows, seconds, _silent if as_json else _say, _wait)
         except (SampleError, OSError) as error:
             raise Failed(f"{out}: {getattr(error, 'strerror', None) or error}") from error
         except (Failed, Unreachable):
-            if out.exists() and recorder._seen >= 0:
-                click.echo(f"what was recorded before is in {out}", err=True)
+            if out.exists():
+                click.echo(f"what was recorded before stays in {out}", err=True)
             raise
 
     told = answered(recorded)
@@ -205,6 +229,10 @@ def _silent(_: dict[str, Any]) -> None:
     pass
 
 
+def _wait(unreachable: Unreachable) -> None:
+    click.echo(f"waiting for the gateway: {unreachable}", err=True)
+
+
 def _say(status: dict[str, Any]) -> None:
     left_out = sum(status["left_out"].values())
     click.echo(
@@ -216,9 +244,6 @@ def _say(status: dict[str, Any]) -> None:
 
 def _advice(told: dict[str, Any]) -> list[str]:
     """What the sample is good for."""
-    from detectors.calibration import rows_needed  # noqa: PLC0415 - numpy: slow to import
-    from detectors.training.splits import MIN_MERGE, MIN_TRAIN  # noqa: PLC0415 - as above
-
     lines = [
         f"  left out: {count} rows {reason}" for reason, count in sorted(told["left_out"].items())
     ]

@@ -81,7 +81,8 @@ class Capture(Section):
     came: they may be personal data."""
 
     rows: Annotated[int, Field(ge=100, le=1_000_000)] = 20_000
-    """Rows held in memory, at most; beyond it each new row takes the place of a random one."""
+    """Rows held in memory, over all workers, at most; beyond it a new row takes the place of a
+    random one."""
     rows_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Rows of one client, at most: nobody's traffic shall decide what is honest."""
     anonymise: bool = True

@@ -225,6 +225,49 @@ def test_answers_that_are_not_understood_are_left_out_and_counted(case):
     assert watch.sample("x") is None and watch.status()["left_out"] == {"not understood": 1}
 
 
+def test_one_odd_request_does_not_settle_what_traffic_is_like():
+    watch = capture()
+    offer(watch, rows_of(0, width=5))
+    for start in range(0, 200, 10):
+        offer(watch, rows_of(start, 10))
+    assert watch.sample("x").rows.shape == (100, 3)
+
+
+def test_a_text_is_no_label():
+    watch = capture()
+    offer(watch, rows_of(0), answer(y=text("c" * 257)))
+    assert watch.status()["left_out"] == {"not understood": 1}
+    offer(watch, rows_of(0), answer(y=text("c" * 256)))
+    assert len(watch.sample("x")) == 1
+
+
+def test_of_a_large_request_only_some_rows_are_considered():
+    watch = capture(rows=10_000, rows_per_client=10_000)
+    offer(watch, rows_of(0, 5000))
+    assert 200 < len(watch.sample("x")) <= 256
+    assert watch.status()["left_out"]["of large requests"] == 5000 - 256
+
+
+def test_the_rare_class_of_a_single_probability_is_held():
+    watch = capture(rows=100, rows_per_client=100, kind="probabilities")
+    for start in range(3000):
+        chance = 0.9 if start % 300 == 299 else 0.1
+        offer(watch, rows_of(start), answer(p=np.array([[chance]])), who=str(start % 7))
+    assert (watch.sample("x").read().labels == 1).sum() >= 5
+
+
+def test_one_client_that_repeats_itself_leaves_room_for_those_who_come_later():
+    watch = capture(rows=100, rows_per_client=20)
+    for start in range(0, 100, 10):
+        offer(watch, rows_of(start, 10), who="first")
+    for _ in range(300):
+        offer(watch, rows_of(0, 100), who="loud")
+    for start in range(1000, 4000, 10):
+        offer(watch, rows_of(start, 10), who=str(start))
+    sample = watch.sample("x")
+    assert (sample.rows[sample.uniform, 0] >= 1000).mean() > 0.8
+
+
 def test_rows_of_another_make_are_left_out_and_counted():
     watch = capture()
     offer(watch, rows_of(0))

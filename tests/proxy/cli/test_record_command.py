@@ -23,6 +23,7 @@ class Gateway:
         self.step, self.rows = step, rows
         self.now = 0.0
         self.events = {}
+        self.down = False
         self.start()
 
     def start(self):
@@ -31,6 +32,8 @@ class Gateway:
 
     def ask(self, method, path, query=None, body=None):
         assert (method, path) == ("GET", "/api/v1/endpoints")
+        if self.down:
+            raise Unreachable("connection refused")
         return {
             "endpoints": [
                 {"name": "digits", "capture": self.capture.status()},
@@ -40,6 +43,8 @@ class Gateway:
 
     def fetch(self, path):
         assert path == "/api/v1/captures/digits"
+        if self.down:
+            raise Unreachable("connection refused")
         return self.capture.sample("digits").encode()
 
     def clock(self):
@@ -63,24 +68,30 @@ def recorder(gateway, tmp_path, endpoint="digits"):
     )
 
 
+def run(gateway, tmp_path, rows=10_000, seconds=None, **options):
+    return recorder(gateway, tmp_path, **options).run(
+        rows, seconds, options.get("say", lambda _: None), lambda _: None
+    )
+
+
 def read(tmp_path):
     return Sample.decode((tmp_path / "x.capture").read_bytes())
 
 
 def test_it_ends_once_there_are_enough_rows(tmp_path):
     gateway, said = Gateway(), []
-    told = recorder(gateway, tmp_path).run(95, None, said.append)
+    told = recorder(gateway, tmp_path).run(95, None, said.append, lambda _: None)
     assert told["uniform"] == 100 and told["recorded"] == len(read(tmp_path)) == 100
     assert [status["uniform"] for status in said] == [10 * i for i in range(11)]
 
 
 def test_it_ends_where_no_more_can_be_held(tmp_path):
-    assert recorder(Gateway(rows=50), tmp_path).run(10_000, None, lambda _: None)["uniform"] == 45
+    assert run(Gateway(rows=50), tmp_path)["uniform"] == 45
 
 
 def test_it_ends_in_time(tmp_path):
     gateway = Gateway()
-    assert recorder(gateway, tmp_path).run(10_000, 60, lambda _: None)["recorded"] == 300
+    assert run(gateway, tmp_path, seconds=60)["recorded"] == 300
     assert gateway.now == 60
 
 
@@ -91,13 +102,13 @@ def test_an_interrupt_writes_what_there_is(tmp_path):
         raise KeyboardInterrupt
 
     gateway.events[20] = interrupt
-    assert recorder(gateway, tmp_path).run(10_000, None, lambda _: None)["recorded"] == 90
+    assert run(gateway, tmp_path)["recorded"] == 90
 
 
 def test_a_gateway_started_anew_adds_to_what_was_saved(tmp_path):
     gateway = Gateway()
     gateway.events[130] = gateway.start
-    recorder(gateway, tmp_path).run(10_000, 200, lambda _: None)
+    run(gateway, tmp_path, seconds=200)
     sample = read(tmp_path)
     # Saved after 120 s; what came between that and the end of the first gateway is lost.
     assert len(sample) == 600 + 360
@@ -106,14 +117,38 @@ def test_a_gateway_started_anew_adds_to_what_was_saved(tmp_path):
 
 def test_a_gateway_that_is_gone_leaves_what_was_saved(tmp_path):
     gateway = Gateway()
-
-    def gone():
-        raise Unreachable("gone")
-
-    gateway.events[150] = gone
+    gateway.events[150] = lambda: setattr(gateway, "down", True)
     with pytest.raises(Unreachable):
-        recorder(gateway, tmp_path).run(10_000, None, lambda _: None)
+        run(gateway, tmp_path, seconds=300)
     assert len(read(tmp_path)) == 600
+
+
+def test_a_gateway_that_is_away_for_a_while_is_waited_for(tmp_path):
+    gateway, waited = Gateway(), []
+    gateway.events[50] = lambda: setattr(gateway, "down", True)
+    gateway.events[80] = lambda: setattr(gateway, "down", False)
+    told = recorder(gateway, tmp_path).run(10_000, 100, lambda _: None, waited.append)
+    assert len(waited) == 15 and told["recorded"] == 500
+
+
+def test_a_file_that_is_there_is_added_to(tmp_path):
+    run(Gateway(), tmp_path, rows=50)
+    later = Gateway()
+    later.sent = 5000
+    run(later, tmp_path, rows=50)
+    assert len(read(tmp_path)) == 100
+
+
+@pytest.mark.parametrize("other", [b"something else", "another endpoint's"])
+def test_a_file_that_is_something_else_is_left_alone(tmp_path, other):
+    if other == "another endpoint's":
+        gateway = Gateway()
+        gateway.sleep(1)
+        other = gateway.capture.sample("idle").encode()
+    (tmp_path / "x.capture").write_bytes(other)
+    with pytest.raises(Failed, match="sample"):
+        run(Gateway(), tmp_path, rows=50)
+    assert (tmp_path / "x.capture").read_bytes() == other
 
 
 @pytest.mark.parametrize(
@@ -121,7 +156,7 @@ def test_a_gateway_that_is_gone_leaves_what_was_saved(tmp_path):
 )
 def test_where_nothing_is_captured_it_says_so(tmp_path, endpoint, words):
     with pytest.raises(Failed, match=words):
-        recorder(Gateway(), tmp_path, endpoint).run(10, None, lambda _: None)
+        run(Gateway(), tmp_path, endpoint=endpoint)
 
 
 def command(monkeypatch, tmp_path, gateway, *options):
@@ -147,15 +182,16 @@ def test_the_command_says_what_the_sample_is_good_for(monkeypatch, tmp_path):
 
 
 def test_a_full_disk_is_told_and_leaves_the_old_file(monkeypatch, tmp_path):
-    (tmp_path / "x.capture").write_bytes(b"old")
+    run(Gateway(), tmp_path, rows=10)
+    old = (tmp_path / "x.capture").read_bytes()
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("detectors.container.write_container", full)
+    monkeypatch.setattr(module, "write_container", full)
     result = command(monkeypatch, tmp_path, Gateway(), "--rows", "10")
     assert result.exit_code == 1 and "No space left" in result.output
-    assert (tmp_path / "x.capture").read_bytes() == b"old"
+    assert (tmp_path / "x.capture").read_bytes() == old
 
 
 def test_a_folder_that_is_missing_is_told(tmp_path):
