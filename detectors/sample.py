@@ -191,7 +191,10 @@ class Sample:
             raise
         except ContainerError as error:
             raise SampleError(str(error)) from error
-        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError),
+            *(RecursionError, OverflowError),
+        ) as error:
             raise SampleError(f"this is no sample: {error}") from error
 
     @classmethod
@@ -204,7 +207,9 @@ class Sample:
             raise SampleError("an array is missing, or is one too many")
         names = [manifest["endpoint"], *manifest["classes"]]
         sizes = [size for shape in manifest["shapes"].values() for size in shape]
-        if not all(isinstance(name, str) for name in names) or not all(
+        if len(set(manifest["classes"])) != len(manifest["classes"]):
+            raise SampleError("a class is named twice")
+        if not all(isinstance(name, str) and _encodes(name) for name in names) or not all(
             type(size) is int and 0 <= size <= ROW_CAP for size in (*sizes, *manifest["row_shape"])
         ):
             raise SampleError("the manifest does not hold together")
@@ -224,6 +229,11 @@ class Sample:
             uniform=uniform,
             **arrays,
         )
+
+
+def _encodes(name: str) -> bool:
+    """Whether it is text: a lone surrogate is none."""
+    return name.encode(errors="replace").decode() == name
 
 
 def _united(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -50,6 +50,8 @@ class Dice(Protocol):
 
     def randrange(self, stop: int, /) -> int: ...
 
+    def sample(self, population: range, k: int) -> list[int]: ...
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -169,7 +171,7 @@ class Capture:
         taken: Iterable[int] = range(n)
         if n > CONSIDERED:
             self.left_out["of large requests"] += n - CONSIDERED
-            taken = {self._dice.randrange(n) for _ in range(CONSIDERED)}
+            taken = self._dice.sample(range(n), CONSIDERED)
         for index in taken:
             self._consider(rows[index], answers[index], identity.client, client, hour)
 

@@ -230,7 +230,8 @@ def test_one_odd_request_does_not_settle_what_traffic_is_like():
     offer(watch, rows_of(0, width=5))
     for start in range(0, 200, 10):
         offer(watch, rows_of(start, 10))
-    assert watch.sample("x").rows.shape == (100, 3)
+    sample = watch.sample("x")
+    assert sample.rows.shape[1] == 3 and sample.uniform.sum() == 90
 
 
 def test_a_text_is_no_label():
@@ -244,7 +245,7 @@ def test_a_text_is_no_label():
 def test_of_a_large_request_only_some_rows_are_considered():
     watch = capture(rows=10_000, rows_per_client=10_000)
     offer(watch, rows_of(0, 5000))
-    assert 200 < len(watch.sample("x")) <= 256
+    assert len(watch.sample("x")) == 256
     assert watch.status()["left_out"]["of large requests"] == 5000 - 256
 
 

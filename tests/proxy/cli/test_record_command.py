@@ -174,7 +174,7 @@ def _timed(gateway, made):
 
 
 def test_the_command_says_what_the_sample_is_good_for(monkeypatch, tmp_path):
-    result = command(monkeypatch, tmp_path, Gateway(step=500), "--rows", "500")
+    result = command(monkeypatch, tmp_path, Gateway(step=250), "--rows", "500")
     assert result.exit_code == 0, result.output
     assert "500 rows written" in result.output
     assert "enough for a false-positive budget of 1 %" in result.output
