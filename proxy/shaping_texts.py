@@ -13,41 +13,37 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from proxy.shaping_scores import Reals, nearest
+from proxy.shaping_scores import Kind, Reals, nearest
 
 Changed: TypeAlias = tuple[Reals, list[int]]
 """New scores, and of which place each is."""
 
-CLASSES: Final = 65_536
-"""Beyond that, indices begin anew: noise is drawn for each class up to the last."""
-
-_CLASSIFIED: Final = re.compile(rb"(-?[0-9]{1,300}\.[0-9]+)(:([0-9]{1,300})(?::.*)?)", re.DOTALL)
+_CLASSIFIED: Final = re.compile(rb"(-?[0-9]{1,300}\.[0-9]+)(:[0-9]{1,300}(?::.*)?)", re.DOTALL)
 
 
 def reworded(
-    tensor: npt.NDArray[Any], change: Callable[[int, Reals, list[int]], Changed]
+    tensor: npt.NDArray[Any], change: Callable[[Reals], Changed], decimals: int
 ) -> npt.NDArray[Any] | None:
     """Strings with other scores; None if none of them is such a string.
 
     Args:
         tensor: (m, k) of bytes.
-        change: takes the number of the row, its (k,) scores and the indices of their classes. In a
-            row that holds other strings too, each is taken on its own.
+        change: takes the (k,) scores of one row.
+        decimals: to which the scores are rounded in a row that holds other strings too: NaN and
+            infinities are such.
     """
     found = None
     for number, texts in enumerate(tensor.tolist()):
-        matches = map(_CLASSIFIED.fullmatch, texts)
+        matches = [_CLASSIFIED.fullmatch(text) for text in texts]
         known = [(place, match) for place, match in enumerate(matches) if match]
         if not known:
             continue
         if found is None:
             found = tensor.copy()
-        for group in [known] if len(known) == len(texts) else [[one] for one in known]:
-            scores = np.array([float(match[1]) for _, match in group])
-            classes = [int(match[3]) % CLASSES for _, match in group]
-            new, places = change(number, scores, classes)
-            for (place, _), score, whence in zip(group, new.tolist(), places, strict=True):
-                found[number, place] = b"%f%b" % (score, group[whence][1][2])
+        scores = np.array([float(match[1]) for _, match in known])
+        new, places = change(scores) if len(known) == len(texts) else rounded(scores, decimals)
+        for (place, _), score, whence in zip(known, new.tolist(), places, strict=True):
+            found[number, place] = b"%f%b" % (score, known[whence][1][2])
     return found
 
 
@@ -56,35 +52,21 @@ def rounded(scores: Reals, decimals: int) -> Changed:
     return nearest(scores, decimals), list(range(scores.size))
 
 
-def label(scores: Reals) -> Changed:
-    """The best, in every place."""
+def label(scores: Reals, kind: Kind) -> Changed:
+    """The best, in every place: as a probability 1, as a logit 8.
+
+    The best alone tells which it is: how many others are listed is the client's choice.
+    """
     best = int(scores.argmax())
-    return np.full(scores.size, 1.0 if _are_shares(scores) else 8.0), [best] * scores.size
+    share = kind != "logits" and 0 <= scores[best] <= 1
+    return np.full(scores.size, 1.0 if share else 8.0), [best] * scores.size
 
 
-def best_few(scores: Reals, indices: list[int], k: int) -> Changed:
-    """The best ``k``; the others at their mean, in the order of their classes."""
-    order = np.argsort(-scores, kind="stable").tolist()
-    others = sorted(order[k:], key=indices.__getitem__)
-    new = scores[order]
-    if others:
-        new[k:] = scores[others].mean()
-    return new, order[:k] + others
+def best_few(scores: Reals, k: int) -> Changed:
+    """The best ``k``, and the last of them again in every place after it.
 
-
-def disturbed(scores: Reals, noise: Reals, *, keep: bool) -> Changed:
-    """With noise, (k,), in the log-odds; the classes that are not shown have none."""
-    if _are_shares(scores):
-        new = scores * np.exp(noise)
-        new /= max(new.sum() + max(1 - scores.sum(), 0.0), 1e-300)
-    else:
-        new = scores + noise
-    was, is_ = int(scores.argmax()), int(new.argmax())
-    if keep:
-        new[was], new[is_] = new[is_], new[was]
-    order = np.argsort(-new, kind="stable").tolist()
-    return new[order], order
-
-
-def _are_shares(scores: Reals) -> bool:
-    return bool((scores >= 0).all() and scores.sum() <= 1.01)
+    A mean of the others would tell them one by one: the client chooses how many are listed.
+    """
+    order = np.argsort(-scores, kind="stable")
+    places = order[np.minimum(np.arange(scores.size), k - 1)]
+    return scores[places], places.tolist()

@@ -30,7 +30,7 @@ DEFAULT_AGREEMENT: Final[dict[tuple[bool, bool], tuple[str, ...]]] = {
 """The kinds that measured best on the development sets (docs/detection.md), by whether the rows are
 images and whether the space of the components is complete. Where it is not, the density of a class
 misses what a perturbation leaves outside of it."""
-HANDICAP: Final = 5.0
+HANDICAP: Final = 2.0
 """Nats that the input must show beyond the threshold to be refused unanswered. At less, honest
 outliers that get the right answer use up the budget; such a row counts with its answer anyway."""
 SUSPICION: Final = 3.0

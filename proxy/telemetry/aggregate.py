@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from fractions import Fraction
+from typing import Any, Final, TypeAlias
 
 from proxy.telemetry import families
 from proxy.telemetry.budget import alert_rate, is_exceeded
@@ -29,18 +30,27 @@ _MERGED: Final[Mapping[str, Callable[[float, float], float]]] = {
     "max": max,
     "min": min,
 }
+_Value: TypeAlias = Any
+"""A float, or a fraction where sums are exact."""
+
 _GROWING: Final = ("counter", "histogram")
 
 
 @dataclass(slots=True)
 class _Samples:
-    """One family's samples: values by name and labels, in order."""
+    """One family's samples: values by name and labels, in order. What grows is summed exactly: a
+    sum of floats depends on the order, and a counter that goes back by its last bit reads as one
+    that was reset."""
 
     family: Family
-    values: dict[str, float] = field(default_factory=dict)
+    values: dict[str, _Value] = field(default_factory=dict)
 
-    def add(self, values: Mapping[str, float]) -> None:
+    def add(self, values: Mapping[str, _Value]) -> None:
         """Merges further values in."""
+        if self.family.kind in _GROWING:
+            for series, value in values.items():
+                self.values[series] = self.values.get(series, 0) + Fraction(value)
+            return
         merge = _MERGED[self.family.over_workers]
         for series, value in values.items():
             known = self.values.get(series)
@@ -84,7 +94,10 @@ class Pages:
     def value(self, family: Family, **labels: str) -> float | None:
         """One figure over all workers, or None if there is none."""
         samples = self._merged().get(family.name)
-        return None if samples is None else samples.values.get(family.series(**labels).rstrip())
+        if samples is None:
+            return None
+        value = samples.values.get(family.series(**labels).rstrip())
+        return None if value is None else _plain(value)
 
     def render(self, own: str, openmetrics: bool = False) -> bytes:
         """Everything as text.
@@ -158,6 +171,13 @@ def _parse(text: str) -> Page:
     return page
 
 
+def _plain(value: _Value) -> float:
+    """A number as it is written: whole ones without a fraction."""
+    if isinstance(value, Fraction):
+        return value.numerator if value.denominator == 1 else float(value)
+    return float(value) if isinstance(value, float) else int(value)
+
+
 def _foreign(name: str, kind: str, meaning: str) -> Family:
     return Family(name, kind, meaning, over_workers=_FOREIGN.get(name, "sum"))
 
@@ -165,5 +185,5 @@ def _foreign(name: str, kind: str, meaning: str) -> Family:
 def _text(samples: _Samples, openmetrics: bool) -> str:
     if not samples.values:
         return ""
-    lines = [f"{series} {number(value)}\n" for series, value in samples.values.items()]
+    lines = [f"{series} {number(_plain(value))}\n" for series, value in samples.values.items()]
     return samples.family.header(openmetrics) + "".join(lines)

@@ -322,38 +322,62 @@ class TestTexts:
         ]
         assert shaped(np.array([b"-0.010000:1"], object)).tolist() == [b"0.000000:1"]
 
-    def test_a_label_does_not_tell_who_came_second(self):
+    @pytest.mark.parametrize("mode", ["label", "noise"])
+    def test_neither_label_nor_noise_tells_who_came_second(self, mode):
         strings = np.array(
-            [[b"0.60:5:cat", b"0.30:0:dog", b"0.10:1"], [b"3.1:2", b"2:1", b"1.5:0"]], object
+            [[b"0.60:5:cat", b"0.30:0:dog", b"0.10:1"], [b"3.1:2", b"2.0:1", b"1.5:0"]], object
         )
-        assert shaped(strings, "label").tolist() == [
+        assert shaped(strings, mode).tolist() == [
             [b"1.000000:5:cat"] * 3,
-            [b"8.000000:2", b"2:1", b"8.000000:0"],  # no row of scores: each string on its own
+            [b"8.000000:2"] * 3,
         ]
 
-    def test_top_k_does_not_tell_the_order_of_the_others(self):
+    @pytest.mark.parametrize(
+        ("strings", "kind", "expected"),
+        [
+            ([b"0.92:1", b"0.81:0"], "auto", b"1.000000:1"),  # several labels
+            ([b"0.5:1", b"-3.0:0"], "auto", b"1.000000:1"),  # the best alone tells
+            ([b"0.5:1", b"-3.0:0"], "logits", b"8.000000:1"),
+            ([b"-1.0:1", b"-3.0:0"], "auto", b"8.000000:1"),
+        ],
+    )
+    def test_the_level_of_a_label(self, strings, kind, expected):
+        found = shaped(np.array([strings], object), "label", output="y", kind=kind)
+        assert found.tolist() == [[expected] * 2]
+
+    @pytest.mark.parametrize("k", [1, 2, 3])
+    def test_top_k_repeats_the_last_that_it_leaves(self, k):
         strings = np.array([[b"0.60:5:cat", b"0.30:7:dog", b"0.07:3", b"0.03:2"]], object)
-        assert shaped(strings, "top_k", top_k=1).tolist() == [
-            [b"0.600000:5:cat", b"0.133333:2", b"0.133333:3", b"0.133333:7:dog"]
+        left = [b"0.600000:5:cat", b"0.300000:7:dog", b"0.070000:3"][:k]
+        assert shaped(strings, "top_k", top_k=k).tolist() == [left + left[-1:] * (4 - k)]
+
+    @pytest.mark.parametrize("mode", ["top_k", "label", "noise"])
+    @given(tensor=distributions(), k=st.integers(1, 3), logits=st.booleans())
+    def test_a_longer_list_tells_no_more(self, mode, tensor, k, logits):
+        """The client chooses how many classes are listed."""
+        scores = np.log(tensor[0].astype(float) + 1e-9) if logits else tensor[0].astype(float)
+        order = np.argsort(-scores, kind="stable")
+        texts = [b"%f:%d" % (scores[place], place) for place in order]
+        lists = [
+            shaped(np.array([texts[:many]], object), mode, top_k=k).tolist()[0]
+            for many in range(2, len(texts) + 1)
         ]
+        told = set(lists[min(max(k, 2), len(texts)) - 2])
+        assert len(told) <= (k if mode == "top_k" else 1)
+        assert all(set(one) <= told for one in lists)
 
-    @pytest.mark.parametrize("logits", [False, True])
-    def test_noise_is_that_of_the_scores(self, logits):
-        scores = np.array([[1.5, 0.2, 3.0, -1.0]])
-        scores = scores if logits else softmax(scores)
-        texts = [b"%f:%d" % (scores[0, place], place) for place in scores[0].argsort()[::-1]]
-        found = shaped(np.array([texts], object), "noise").tolist()[0]
-        expected = shaped(scores, "noise")[0]
-        read = [(int(text.split(b":")[1]), float(text.split(b":")[0])) for text in found]
-        assert read[0][0] == 2
-        assert [score for _, score in read] == sorted((score for _, score in read), reverse=True)
-        assert np.allclose([expected[place] for place, _ in read], [s for _, s in read], atol=1e-5)
+    def test_a_list_of_one_is_rounded_by_top_k_as_one_column_is(self):
+        assert shaped(np.array([[b"0.873:0"]], object), "top_k").tolist() == [[b"0.900000:0"]]
 
-    def test_a_single_score_is_disturbed(self):
-        text = np.array([[b"0.800000:3"]], object)
-        found = float(shaped(text, "noise")[0, 0].split(b":")[0])
-        assert 0 < found < 1
-        assert abs(found - 0.8) > 1e-3
+    @pytest.mark.parametrize("mode", MODES)
+    def test_a_row_with_other_strings_is_rounded(self, mode):
+        strings = np.array([[b"3.14:2", b"nan:1", b"1.52:0"]], object)
+        assert shaped(strings, mode).tolist() == [[b"3.100000:2", b"nan:1", b"1.500000:0"]]
+
+    @pytest.mark.parametrize("mode", ["round", "top_k", "noise"])
+    def test_values_are_rounded(self, mode):
+        found = shaped(np.array([[b"3.26:0"]], object), mode, output="y", kind="values")
+        assert found.tolist() == [[b"3.300000:0"]]
 
     def test_absurd_indices(self):
         text = b"0.123456:" + b"9" * 300

@@ -203,6 +203,12 @@ class TestAnswers:
         sums = found.sum(axis=1, dtype=float)
         assert np.allclose(sums, tensor.sum(axis=1, dtype=float), atol=10 * np.finfo(dtype).eps)
 
+    @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
+    def test_no_probability_passes_1_where_a_server_sums_to_more(self, dtype):
+        tensor = np.zeros((400, 10), dtype)
+        tensor[:, :2] = 0.503, 0.502
+        assert (shaped(y=tensor, noise=10.0)["y"] <= 1).all()
+
     def test_the_outputs_of_one_answer_are_no_second_opinion(self):
         probabilities = softmax(LOGITS)
         found = shaped(

@@ -57,6 +57,10 @@ def test_values_keep_their_types():
         (b"a: {" + b"x: 1, " * 20_000 + b"}", "at most 64 KiB"),
         (b"a: &a {b: *a}", None),
         (b"[" * 1500, "settings"),
+        (b"a: {b: !!bool maybe}", "settings"),
+        (b"a: {b: !!int ''}", "settings"),
+        (b"a: {b: !!float ''}", "settings"),
+        (b"a: {b: !!timestamp abc}", "settings"),
     ],
 )
 def test_settings_that_cannot_be_read(text, message):

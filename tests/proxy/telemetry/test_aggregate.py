@@ -252,3 +252,15 @@ def test_what_is_no_page_is_a_value_error_and_changes_nothing(text):
     with pytest.raises(ValueError, match=r".*"):
         pages.take(1, text)
     assert pages.render("") == before
+
+
+def test_a_sum_does_not_lose_its_last_bit_when_a_worker_ends():
+    text = "# HELP x_seconds Time.\n# TYPE x_seconds counter\nx_seconds_total {}\n"
+    pages = Pages()
+    for number, seconds in enumerate((0.7, 0.3, 0.1)):
+        pages.take(number, text.format(seconds))
+    assert (0.7 + 0.3) + 0.1 > (0.1 + 0.7) + 0.3
+    before = pages.render("").decode()
+    pages.end(2)
+    assert pages.render("").decode() == before
+    assert f"x_seconds_total {math.fsum((0.7, 0.3, 0.1))}\n" in before
