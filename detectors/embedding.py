@@ -7,6 +7,8 @@ maps to. What counts clients' queries keeps to the rows as they came.
 from __future__ import annotations
 
 import math
+import time
+from functools import cache
 from typing import Any, Final, Self
 
 import numpy as np
@@ -19,8 +21,13 @@ from detectors.onnx_graph import check_graph
 WIDTH_CAP: Final = 1 << 16
 """Features of a row, and of what it is mapped to."""
 _MOST: Final = float(np.finfo(np.float32).max)
+MEMORY_CAP: Final = 2 << 30
+"""Bytes that all embeddings of a process take together while they run, without their weights."""
+_SECONDS_CAP: Final = 1.0
+"""Of the processor's time, for a row."""
 _CHUNK: Final = 256
-"""Rows at a time: a convolution's temporaries are many times its input."""
+_CHUNK_FEATURES: Final = 1 << 18
+"""Rows and features at a time: a convolution's temporaries are many times its input."""
 _ALIKE: Final = 1e-3
 """How far a row alone and in a batch may differ, relative: kernels round by the batch's size."""
 
@@ -112,8 +119,9 @@ class Embedding:
         check_rows(rows, self.features)
         if not len(rows):
             return np.empty((0, self.outputs), np.float32)
+        step = max(1, min(_CHUNK, _CHUNK_FEATURES // self.features))
         found = np.concatenate(
-            [self._run(rows[start : start + _CHUNK]) for start in range(0, len(rows), _CHUNK)]
+            [self._run(rows[start : start + step]) for start in range(0, len(rows), step)]
         )
         if found.shape != (len(rows), self.outputs):
             raise ValueError(f"the embedding gave {found.shape} for {len(rows)} rows")
@@ -139,15 +147,19 @@ class Embedding:
         return np.array(found, np.float32).reshape(len(given), -1)
 
     def _try(self) -> int:
-        """The number of outputs; refuses a model that mixes rows or is not repeatable."""
+        """The number of outputs; refuses a model that is slow, mixes rows or is not repeatable."""
         generator = np.random.default_rng(0)
         rows = generator.random((3, self.features), np.float32)
         try:
             found = self._run(rows)
+            start = time.thread_time()
             alone = self._run(rows[1:2])
+            seconds = time.thread_time() - start
             again = self._run(rows)
         except ValueError as error:
             raise ValueError(f"{error} (tried on made-up rows of {self.row_shape})") from error
+        if seconds > _SECONDS_CAP:
+            raise ValueError(f"the embedding takes {seconds:.1f} s of the processor for a row")
         if not 1 <= found.shape[1] <= WIDTH_CAP:
             raise ValueError(f"the embedding gives {found.shape[1]} features for a row")
         if not bool(np.isfinite(found).all()):
@@ -172,15 +184,31 @@ def _session(data: bytes) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # what is wrong is raised
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    _bound_memory()
     try:
         return onnxruntime.InferenceSession(
             data,
             options,
             providers=["CPUExecutionProvider"],
             enable_fallback=0,  # which would print, and try the same again
+            # It would compute beside the bounded memory: a few bytes may ask for gigabytes.
+            disabled_optimizers=["ConstantFolding"],
         )
     except Exception as error:  # as in _run
         raise ValueError(f"the ONNX model cannot be loaded: {_first_line(error)}") from error
+
+
+@cache
+def _bound_memory() -> None:
+    """Once a process: its sessions share one arena, of which a run that needs more is refused."""
+    import onnxruntime  # noqa: PLC0415 - as in _session
+
+    kind, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo("Cpu", kind, 0, memory),
+        onnxruntime.OrtArenaCfg({"max_mem": MEMORY_CAP}),
+    )
 
 
 def _input(session: Any) -> tuple[str, list[Any]]:

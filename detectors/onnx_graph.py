@@ -12,6 +12,8 @@ from typing import Final
 
 MODEL_CAP: Final = 64 << 20
 """Bytes of a model."""
+_NODE_CAP: Final = 10_000
+"""Operators of a model: the largest networks for images have a tenth of it."""
 _FIELD_CAP: Final = 1 << 20
 """Fields that are looked at: a model's tensors are one field each."""
 _DEPTH_CAP: Final = 16
@@ -90,6 +92,8 @@ class _Walk:
                 operator, domain = (text, domain) if number == 4 else (operator, text)
         if kind == "node":
             self.nodes += 1
+            if self.nodes > _NODE_CAP:
+                raise ValueError(f"the ONNX model has more than {_NODE_CAP} operators")
             if domain not in _DOMAINS:
                 raise ValueError(f"the ONNX model uses {domain}.{operator}, not of the standard")
             if operator in _RANDOM:

@@ -84,7 +84,8 @@ class Lesson:
     @property
     def complete(self) -> bool:
         """Whether the space has as many components as a row has features."""
-        return min(RANK_CAP, len(self.rows) - 1) >= self.rows.shape[1]
+        features: int = self.rows.shape[1]
+        return min(RANK_CAP, len(self.rows) - 1) >= features
 
     def noisy(self) -> list[Singles]:
         """Disturbed copies of the first rows: as many as stay within :data:`NOISY_ELEMENTS`."""

@@ -160,7 +160,8 @@ class Sums:
         mean, level = self.kernels / self.count, self.targets / self.count
         gram = self.squares - self.count * np.outer(mean, mean)
         gram[np.diag_indices_from(gram)] += strength
-        weights = np.linalg.solve(gram, self.products - self.count * np.outer(mean, level))
+        products = self.products - self.count * np.outer(mean, level)
+        weights = np.asarray(np.linalg.solve(gram, products), np.float64)
         return weights, level - mean @ weights
 
 
