@@ -155,6 +155,14 @@ class Sample:
         _, kept = np.unique(every.digests[order], return_index=True)
         return every.take(np.sort(order[kept]))
 
+    def within(self, most_bytes: int) -> Self:
+        """All of it, or as many of its rows, evenly taken, as a file of so many bytes holds."""
+        each = self.rows.itemsize * self.rows.shape[1] + 8 * self.answers.shape[1] + 32
+        room = max(most_bytes // each, 1)
+        if len(self) <= room:
+            return self
+        return self.take(np.linspace(0, len(self) - 1, room).round().astype(np.int64))
+
     def encode(self) -> bytes:
         """The file's bytes."""
         return pack_members(self.members())

@@ -220,7 +220,7 @@ def _witness(detector: Witness, logits: Callable[[Any], Any]) -> Scored:
 
     def score(rows: Any, answers: Any) -> Any:
         said = answers.detach().argmax(dim=1)[:, None]
-        logs = torch.log_softmax(detector.scale * logits(space(rows)), dim=1).clamp(min=FLOOR)
+        logs = _floored(torch.log_softmax(detector.scale * logits(space(rows)), dim=1), FLOOR)
         others = logs.scatter(1, said, -torch.inf)
         return others.amax(dim=1) - logs.gather(1, said)[:, 0]
 
@@ -270,4 +270,10 @@ def _density(detector: ClassDensity) -> Scored:
 
 def _confidence(_: Any, answers: Any) -> Any:
     best = answers.clamp(min=TINY).topk(2, dim=1)[0]
-    return (best[:, 1] - best[:, 0]).clamp(min=-CERTAIN)
+    return _floored(best[:, 1] - best[:, 0], -CERTAIN)
+
+
+def _floored(values: Any, floor: float) -> Any:
+    """The values that the gateway computes with the slope of those without the floor: where a
+    witness is certain, there is a way all the same."""
+    return values + (values.clamp(min=floor) - values).detach()

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from detectors.calibration import rows_needed
-from detectors.container import write_container
+from detectors.container import FILE_CAP, write_container
 from detectors.sample import Sample, SampleError
 from detectors.training.splits import MIN_MERGE, MIN_TRAIN
 from proxy.capture import STRATIFIED_SHARE
@@ -26,6 +26,8 @@ _POLL_SECONDS: Final = 2.0
 _SAVE_SECONDS: Final = 120.0
 """How much is lost, at most, with a gateway that ends without a word."""
 _FETCH_SECONDS: Final = 120.0
+_FILE_BYTES: Final = FILE_CAP - (FILE_CAP >> 4)
+"""What a file holds, and can be read again: of more rows, from several gateways, some go."""
 _BUDGETS: Final = (0.01, 0.001)
 _CONFIDENCE: Final = 0.95
 
@@ -106,7 +108,7 @@ class Recorder:
         """
         sample = Sample.decode(self.listener.fetch(f"/api/v1/captures/{self.endpoint}"))
         if self._earlier is not None:
-            sample = Sample.joined([sample, self._earlier])
+            sample = Sample.joined([sample, self._earlier]).within(_FILE_BYTES)
         write_container(self.out, sample.members())
         return len(sample)
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_models as build
 import pytest
 
+from detectors import embedding
 from detectors.embedding import Embedding
 
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
@@ -174,6 +175,32 @@ REFUSED = {
         (6,),
         "120000 features",
     ),
+    "a constant of 4 GiB": (
+        _model(
+            [
+                build.node("ConstantOfShape", ["s"], ["c"]),
+                build.node("ReduceSum", ["c"], ["r"], {"keepdims": 0}),
+                build.node("Add", ["x", "r"], ["y"]),
+            ],
+            tensors=[build.tensor("s", np.array([1 << 30]))],
+        ),
+        (6,),
+        "cannot be run",
+    ),
+    "a row made 4 GiB": (
+        _model(
+            [
+                build.node("Expand", ["x", "s"], ["c"]),
+                build.node("ReduceSum", ["c", "a"], ["y"], {"keepdims": 0}),
+            ],
+            tensors=[
+                build.tensor("s", np.array([1 << 26, 3, 6])),
+                build.tensor("a", np.array([0])),
+            ],
+        ),
+        (6,),
+        "cannot be run",
+    ),
     "no model": (b"\x80\x04K.", (6,), "ONNX model"),
     "no shape": (build.dense(WEIGHTS, BIAS), (), "cannot be embedded"),
     "a shape of nothing": (build.dense(WEIGHTS, BIAS), (0,), "cannot be embedded"),
@@ -189,7 +216,32 @@ def test_refused(case):
 
 
 def test_how_many_were_refused():
-    assert len(REFUSED) == 16
+    assert len(REFUSED) == 18
+
+
+def test_a_slow_model_is_refused(monkeypatch):
+    monkeypatch.setattr(embedding, "_SECONDS_CAP", 0.0)
+    with pytest.raises(ValueError, match="of the processor for a row"):
+        make(build.dense(WEIGHTS, BIAS))
+
+
+def test_wide_rows_are_embedded_a_few_at_a_time(dense, monkeypatch):
+    sizes = []
+
+    def run(given, rows):
+        sizes.append(len(rows))
+        return whole(given, rows)
+
+    whole = Embedding._run
+    together = dense.embed(ROWS)
+    monkeypatch.setattr(Embedding, "_run", run)
+    monkeypatch.setattr(embedding, "_CHUNK_FEATURES", 6 * 40 + 5)
+    np.testing.assert_allclose(dense.embed(ROWS), together, rtol=1e-5, atol=1e-5)
+    assert sizes == [40] * 7 + [20]
+    monkeypatch.setattr(embedding, "_CHUNK_FEATURES", 5)
+    sizes.clear()
+    dense.embed(ROWS[:2])
+    assert sizes == [1, 1]
 
 
 def test_parts(dense):

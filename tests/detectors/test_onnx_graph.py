@@ -37,6 +37,10 @@ REFUSED = {
         _with(build.node("Anything", ["x"], ["y"], domain="com.example")),
         "com.example.Anything",
     ),
+    "too many operators": (
+        _with(*[build.node("Relu", ["x"], ["y"])] * 10_001),
+        "more than 10000 operators",
+    ),
     "chance": (_with(build.node("RandomNormalLike", ["x"], ["y"])), "RandomNormalLike"),
     "a branch": (_with(_attribute(6)), "branch"),
     "branches": (_with(_attribute(11)), "branch"),
@@ -90,7 +94,7 @@ def test_refused(case):
 
 
 def test_how_many_were_refused():
-    assert len(REFUSED) == 16
+    assert len(REFUSED) == 17
 
 
 @given(st.binary(max_size=300))

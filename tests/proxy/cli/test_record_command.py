@@ -139,6 +139,18 @@ def test_a_file_that_is_there_is_added_to(tmp_path):
     assert len(read(tmp_path)) == 100
 
 
+def test_a_file_never_grows_beyond_what_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_FILE_BYTES", 100 * (2 * 4 + 2 * 8 + 32))
+    for start in (0, 5000, 9000):
+        gateway = Gateway()
+        gateway.sent = start
+        told = run(gateway, tmp_path, rows=80)
+    rows = read(tmp_path).rows[:, 0]
+    assert told["recorded"] == len(rows) == 100
+    for start in (0, 5000, 9000):
+        assert ((rows >= start) & (rows < start + 100)).sum() > 10
+
+
 @pytest.mark.parametrize("other", [b"something else", "another endpoint's"])
 def test_a_file_that_is_something_else_is_left_alone(tmp_path, other):
     if other == "another endpoint's":
