@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Final, TypeAlias
@@ -37,11 +37,21 @@ MAX_BYTES: Final = 10 * 2**20
 MAX_RATIO: Final = 100
 """How many times its size a compressed answer may grow."""
 
+HELD_BYTES: Final = 256 * 2**20
+"""Bytes of answers that were read and that their clients have not taken, over all exchanges of a
+worker; beyond it the answer is "busy". Small ones are not counted."""
+
+JUDGEMENTS: Final = 256
+"""Answers that may be, or wait to be, judged in a thread; beyond it the answer is "busy"."""
+
 _INLINE_BYTES: Final = 32 * 1024  # decoded, shaped and encoded on the loop in 3 ms at most
 _INLINE_VALUES: Final = 4096  # of rows judged together with their answers in about as long
 
+_CHOOSES: Final = frozenset({"outputs"})
+"""Options of a request by which a client says what is to be answered."""
+
 _SAYS: Final = frozenset({"outputs", "parameters", "input_parameters"})
-"""Options of a request by which a client says what is to be answered, and how."""
+"""Those, and the ones by which it says how."""
 
 Replacement: TypeAlias = tuple[bytes, bytes]
 """Header lines that describe a body, and the body, in place of the model server's."""
@@ -72,6 +82,13 @@ class AnswerInspection:
         self._wall = wall
         self._executor = executor
         self._values = values
+        self._held = 0
+        self._waiting = 0
+
+    def release(self, visit: Visit) -> None:
+        """The client has taken the answer, or never will."""
+        self._held -= visit.held
+        visit.held = 0
 
     async def inspect(self, visit: Visit, head: Head, response: Response) -> Replacement | None:
         """Reads an answer whole, judges it together with its input, decides anew, and makes it
@@ -87,11 +104,12 @@ class AnswerInspection:
             What to send in its place, or None.
 
         Raises:
-            Refusal: if the model server died, or missed its deadline.
+            Refusal: if the model server died, or missed its deadline; BUSY.
         """
         record, endpoint = visit.record, visit.endpoint
         body = await response.gathered(endpoint.answer_limit)
         record.answered = self._clock()
+        self._hold(visit, response.buffered if body is None else len(body))
         if body is None:
             self._unreadable(visit, f"an answer of more than {endpoint.answer_limit} bytes")
             return None
@@ -105,9 +123,7 @@ class AnswerInspection:
         if light:
             verdicts = self._judge(visit, response, body)
         else:
-            verdicts = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._judge, visit, response, body
-            )
+            verdicts = await self._aside(visit, response, body)
         if endpoint.opinions is not None:
             endpoint.opinions.budget.earn(record.rows)
             if verdicts is not None and not visit.refused:
@@ -118,6 +134,35 @@ class AnswerInspection:
         if light:
             return _shaped(visit)
         return await asyncio.get_running_loop().run_in_executor(self._executor, _shaped, visit)
+
+    def _hold(self, visit: Visit, size: int) -> None:
+        """Counts an answer of so many bytes until :meth:`release`.
+
+        Raises:
+            Refusal: BUSY.
+        """
+        if size < _INLINE_BYTES:
+            return
+        if self._held + size > HELD_BYTES:
+            raise Refusal(rules.BUSY, "clients have not taken the answers that were read")
+        visit.held = size
+        self._held += size
+
+    async def _aside(self, visit: Visit, response: Response, body: bytes) -> Verdicts | None:
+        """Judges in a thread.
+
+        Raises:
+            Refusal: BUSY.
+        """
+        if self._waiting >= JUDGEMENTS:
+            raise Refusal(rules.BUSY, f"{JUDGEMENTS} answers are being judged")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._judge, visit, response, body
+            )
+        finally:
+            self._waiting -= 1
 
     def _judge(self, visit: Visit, response: Response, body: bytes) -> Verdicts | None:
         """Decodes an answer and judges it together with its rows; what was found of them, or
@@ -132,17 +177,20 @@ class AnswerInspection:
             return None
         reader, scorer = endpoint.judge
         try:
-            visit.answers = reader.read(visit.response, len(scored.rows))
+            visit.answers = reader.read(visit.response, len(scored.rows), _among(visit))
             verdicts = scorer.score(scored.rows, visit.answers, _entry(visit, scored, scorer))
         except MissingAnswer as missing:
-            self._miss(visit, missing)
+            self._unjudged(visit, str(missing), _SAYS)
             return None
-        except (UnreadableAnswer, ScoreFault) as fault:
-            self._decide(visit, Reason(rules.AGREEMENT_FAULT, str(fault)))
+        except UnreadableAnswer as unreadable:
+            self._unjudged(visit, str(unreadable), _CHOOSES)
+            return None
+        except ScoreFault as fault:
+            self._unjudged(visit, str(fault))
             return None
         except Exception as fault:
             _log.exception("fault", endpoint=endpoint.name, request=visit.record.id)
-            self._decide(visit, Reason(rules.AGREEMENT_FAULT, repr(fault)))
+            self._unjudged(visit, repr(fault))
             return None
         self._find(visit, scored, verdicts)
         visit.record.judged = self._clock()
@@ -158,32 +206,26 @@ class AnswerInspection:
             classes = endpoint.judge[1].classes or ()
             record.answer_label = classes[int(visit.answers.labels[record.answer_row])]
         found = endpoint.policy.disagreement(record.answer_flagged_rows, record.rows)
+        # What was found before a second opinion is not found twice.
+        others = [one for one in visit.findings if one.rule is not rules.DISAGREEMENT]
         if found is not None:
-            self._decide(visit, found)
+            others.append(found)
+        if found is not None or len(others) < len(visit.findings):
+            visit.refuses(others, self._wall())
 
-    def _miss(self, visit: Visit, missing: MissingAnswer) -> None:
-        """Decides about an answer without what is to be judged.
-
-        Where the client had a say in what is answered, it is no fault of ours: no failure mode may
-        let clients choose not to be judged.
-        """
-        request = visit.request
-        if request is not None and not _SAYS.isdisjoint(request.options):
-            detail = "the outputs and parameters asked for leave the model's answer out"
-            visit.record.notes["missing"] = str(missing)  # the client need not know
-            self._decide(visit, Reason(rules.TENSOR_NAME, detail))
-        else:
-            self._decide(visit, Reason(rules.AGREEMENT_FAULT, str(missing)))
+    def _unjudged(self, visit: Visit, detail: str, says: frozenset[str] = frozenset()) -> None:
+        """Decides about an answer that was understood and cannot be judged."""
+        self._decide(visit, *_blamed(visit, Reason(rules.AGREEMENT_FAULT, detail), says=says))
 
     def _unreadable(self, visit: Visit, detail: str) -> None:
         """Decides about an answer that was not understood, by what it was needed for."""
-        found = []
+        faults = []
         if visit.scored is not None:
-            found.append(Reason(rules.AGREEMENT_FAULT, detail))
+            faults.append(Reason(rules.AGREEMENT_FAULT, detail))
         if _is_shaped(visit):
-            found.append(Reason(rules.ANSWER_UNREADABLE, detail))
-        if found:
-            self._decide(visit, *found)
+            faults.append(Reason(rules.ANSWER_UNREADABLE, detail))
+        if faults:
+            self._decide(visit, *_blamed(visit, *faults, says=_CHOOSES))
 
     def _decide(self, visit: Visit, *found: Reason) -> None:
         """Decides over all that was found so far, and this."""
@@ -248,7 +290,7 @@ class AnswerInspection:
                 self._executor,
                 partial(understood, response, answer, codec, limit=endpoint.answer_limit),
             )
-            said.append(judge[0].read(read, len(views[part])))
+            said.append(judge[0].read(read, len(views[part]), _among(visit)))
         return joined(said)
 
 
@@ -280,6 +322,37 @@ def understood(
         detail = f"{refusal.rule.message}: {refusal.detail}"
         raise Refusal(UPSTREAM_INVALID, detail) from None
     return codec.decode_response(Head("", "", headers, keep_alive=False), plain)
+
+
+def _among(visit: Visit) -> frozenset[str] | None:
+    """The model's outputs, as far as they are known, where the client chose among them."""
+    if visit.request is None or "outputs" not in visit.request.options:
+        return None
+    contract = visit.endpoint.codec.contract
+    return frozenset(spec.name for spec in contract.outputs) if contract else frozenset()
+
+
+def _blamed(visit: Visit, *faults: Reason, says: frozenset[str] = frozenset()) -> Sequence[Reason]:
+    """The findings that faults of ours with an answer are, or what the client did to bring them
+    about: no failure mode may let clients choose not to be judged.
+
+    It may have by what it asked for; or by rows that are far out: on one of them a model may break,
+    and with its answer those to all rows beside it cannot be read.
+
+    Args:
+        says: the options of a request that may have led to it.
+    """
+    request, scored, record = visit.request, visit.scored, visit.record
+    if request is not None and not says.isdisjoint(request.options):
+        record.notes["missing"] = faults[0].detail  # the client need not know
+        if any(found.rule is rules.TENSOR_NAME for found in visit.findings):
+            return ()  # in monitor mode: it was found on the way in
+        detail = "the outputs and parameters asked for leave the model's answer out"
+        return (Reason(rules.TENSOR_NAME, detail),)
+    if scored is None:
+        return faults
+    unanswered = visit.endpoint.policy.unanswered(int(scored.flagged.sum()), record.rows)
+    return faults if unanswered is None else (*faults, unanswered)
 
 
 def _is_shaped(visit: Visit) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import structlog
@@ -35,6 +35,8 @@ Compressed ones are not, as they may grow."""
 
 INSPECTIONS: Final = 64
 """Exchanges that may be, or wait to be, inspected in a thread; beyond it the answer is "busy"."""
+
+_RANKED: Final = "answers are judged here: no output can be asked for as a classification"
 
 _REFILLS: Final = 16
 """Leases that one request may need in turn: each was taken by others once it was there."""
@@ -147,6 +149,9 @@ class Inspection:
             if limited is not None:
                 findings.append(Reason.of(limited))
 
+            if request.options and endpoint.judge is not None and _ranks(request.options):
+                findings.append(Reason(rules.TENSOR_NAME, _RANKED))
+
             bundle = endpoint.bundle
             if bundle is not None and not (findings and visit.refuses(findings, self._wall())):
                 p_values = _score(bundle, request.rows, visit)
@@ -212,6 +217,14 @@ class Inspection:
             wait = endpoint.clients.pace(visit.identity.client, len(rows), now)
             reasons = [policy.paced(reason, wait) for reason in reasons]
         return reasons
+
+
+def _ranks(options: Mapping[str, Any]) -> bool:
+    """Whether a request asks for rankings in place of an output. Their strings do not tell what the
+    output would have said: of a single column, each ranks index 0 first."""
+    return any(
+        "classification" in output.get("parameters", ()) for output in options.get("outputs", ())
+    )
 
 
 def _score(bundle: Bundle, rows: Rows, visit: Visit) -> Floats:

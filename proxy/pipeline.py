@@ -141,8 +141,8 @@ class Pipeline:
                 await self._answer(exchange, visit)
                 return
             if shaped is not None:
-                lines, body = shaped
-                sent = exchange.replace(response, lines, body, id_line(record.id))
+                sent = exchange.replace(response, *shaped, id_line(record.id))
+                shaped = None  # its memory is free while the client takes it
             else:
                 sent = await exchange.relay(response, id_line(record.id))
             record.response_bytes = sent
@@ -167,6 +167,17 @@ class Pipeline:
             if record.decision.reasons:
                 rows = None if visit.request is None else visit.request.rows
                 self._explanations.keep(record, rows, visit.answers)
+            if visit.held:
+                await self._taken(exchange, visit)
+
+    async def _taken(self, exchange: Exchange, visit: Visit) -> None:
+        """Waits until the client has taken a large answer, which counts as held so long."""
+        visit.request = visit.response = visit.answers = visit.scored = None
+        try:
+            if exchange.answered:
+                await exchange.drained()
+        finally:
+            self._answers.release(visit)
 
     def _sample(self, visit: Visit) -> None:
         """Offers an exchange that was answered, and not shaped by decision, to the sample of live

@@ -138,6 +138,15 @@ class Policy:
         detail = f"{flagged} of {n} rows passed the calibrated threshold with their answers"
         return Reason(rules.DISAGREEMENT, detail)
 
+    def unanswered(self, flagged: int, n: int) -> Reason | None:
+        """The finding that ``flagged`` of ``n`` rows are outliers, in an exchange whose answer
+        cannot be judged; or None. As there is nothing to shape, it refuses or is only recorded."""
+        if not flagged:
+            return None
+        mild = self.on_disagreement is Action.ALLOW
+        detail = f"{flagged} of {n} rows are outliers, and the answer cannot be judged"
+        return Reason(rules.DISAGREEMENT, detail, action=Action.ALLOW if mild else Action.BLOCK)
+
     def step(self, evidence: float, threshold: float) -> Action:
         """The step of the ladder that evidence (nats) above or below its threshold leads to."""
         if evidence < threshold or not self.ladder:

@@ -4,8 +4,7 @@ values in the bundle's order of classes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -23,7 +22,6 @@ SUM_SLACK: Final = 1e-3
 
 _MOST_DECIMALS: Final = 4
 """Probabilities of so many decimals or fewer may miss 1 by what their rounding explains."""
-_RANKED: Final = re.compile(rb"-?[0-9]{1,300}\.[0-9]+:([0-9]{1,9})(?::|$)")
 _LARGEST_LABEL: Final = 2.0**31
 _REMEMBERED: Final = 64
 
@@ -98,8 +96,16 @@ class AnswerReader:
         self._place = place
         self._known: dict[_Signature, _Choice] = {}
 
-    def read(self, response: InferResponse, n: int) -> Answers:
+    def read(
+        self, response: InferResponse, n: int, among: Collection[str] | None = None
+    ) -> Answers:
         """What the model said of ``n`` rows.
+
+        Args:
+            among: the names of all the model's outputs, where the client chose some of them; empty:
+                not known. Unless the output was named to this reader, the choice may then leave
+                nothing out, and of unknown outputs be one alone: what is read must not depend on
+                what else the client wants to see.
 
         Raises:
             MissingAnswer: if no output, or more than one, holds ``n`` answers of the kind, or if it
@@ -107,6 +113,10 @@ class AnswerReader:
             UnreadableAnswer: if an answer is not finite or of no known class.
         """
         tensors = response.tensors
+        if among is not None and self._output is None:
+            left_out = not tensors.keys() >= set(among) if among else len(tensors) > 1
+            if left_out:
+                raise MissingAnswer(f"answer.output names none of those chosen: {_shown(tensors)}")
         signature = (n, *[(name, t.dtype.char, t.shape) for name, t in tensors.items()])
         choice = self._known.get(signature)
         if choice is None:
@@ -183,8 +193,6 @@ class AnswerReader:
                 return 1, self._numbers
             if dtype == "O":
                 return 1, self._names
-        if dtype == "O" and kind in {"auto", "labels"}:
-            return 0, self._ranking
         return None
 
     def _scores(self, given: _Tensor) -> Answers:
@@ -222,6 +230,8 @@ class AnswerReader:
             ((np.abs(flat) <= _LARGEST_LABEL) & (np.rint(flat) == flat)).all()
         ):
             raise UnreadableAnswer("a label is not a whole number")
+        if flat.dtype == np.uint64 and bool((flat > _LARGEST_LABEL).any()):
+            raise UnreadableAnswer("a label is of no known class: it is too large")
         whole = flat.astype(np.int64)
         if self._numbered:
             return self._of([str(label) for label in whole.tolist()])
@@ -230,20 +240,8 @@ class AnswerReader:
         return Answers.of_labels(self._from_wire[whole])
 
     def _names(self, given: _Tensor) -> Answers:
-        """(n, 1) names of classes, or rankings of one class."""
-        names = [str(name, "utf-8", "replace") for name in given.reshape(-1).tolist()]
-        if all(name in self._place for name in names):
-            return self._of(names)
-        return self._ranking(given)
-
-    def _ranking(self, given: _Tensor) -> Answers:
-        """(n, k) strings ``score:index[:name]``, the best first, as Triton writes them for the
-        parameter ``classification``."""
-        found = [_RANKED.match(text) for text in given[:, 0].tolist()]
-        places = [int(match[1]) for match in found if match is not None]
-        if len(places) < len(found) or not all(place < self._outputs for place in places):
-            return self._of([str(text, "utf-8", "replace") for text in given[:, 0].tolist()])
-        return Answers.of_labels(self._from_wire[np.array(places, np.int64)])
+        """(n, 1) names of classes."""
+        return self._of([str(name, "utf-8", "replace") for name in given.reshape(-1).tolist()])
 
     def _of(self, names: Sequence[str]) -> Answers:
         try:

@@ -91,6 +91,7 @@ class _Supervisor:
         self._loaded_at = time.time()
         self._draining = False
         self._leases: Leases | None = None
+        self._sampling = False
         self._ended = asyncio.Event()
         self._hangups: asyncio.Queue[None] = asyncio.Queue()
         self._fleet: Fleet
@@ -316,6 +317,15 @@ class _Supervisor:
 
     async def sample(self, endpoint: str) -> bytes:
         """As ``AdminSource``: what all workers captured, as one."""
+        if self._sampling:  # a worker hands over one sample at a time
+            raise Busy("another sample is being made: try again in a moment")
+        self._sampling = True
+        try:
+            return await self._sample(endpoint)
+        finally:
+            self._sampling = False
+
+    async def _sample(self, endpoint: str) -> bytes:
         parts: list[bytes] = []
         missing = f"no worker has captured anything at {endpoint}"
         for member in [member for member in self._fleet.members if member.serving]:

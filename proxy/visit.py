@@ -49,6 +49,7 @@ class Visit:
         reads: whether the answer is to be understood.
         response: what was understood of it, once it was.
         answers: the same in the detectors' words.
+        held: bytes of an answer that count as held until the client has taken it.
     """
 
     endpoint: Endpoint
@@ -63,6 +64,7 @@ class Visit:
     reads: bool = False
     response: InferResponse | None = None
     answers: Answers | None = None
+    held: int = 0
 
     def refuses(self, findings: Sequence[Reason], now: float) -> bool:
         """Decides over everything that was found, and whether that refuses the exchange.

@@ -27,6 +27,10 @@ class Failed(Exception):  # noqa: N818 - an answer that says no
     """What was asked was not done. Its text says why."""
 
 
+class Busy(Failed):
+    """It may be done in a moment."""
+
+
 class AdminListener:
     """Asks one admin listener.
 
@@ -117,7 +121,8 @@ class AdminListener:
         if not isinstance(answer, dict):
             raise Failed(f"{self._origin} answers {status}, and not as an admin listener does")
         if status != 200:
-            raise Failed(str(answer.get("error", f"{self._origin} answers {status}")))
+            refused = Busy if status == 503 else Failed
+            raise refused(str(answer.get("error", f"{self._origin} answers {status}")))
         return answer
 
 

@@ -17,7 +17,7 @@ from detectors.container import FILE_CAP, write_container
 from detectors.sample import Sample, SampleError
 from detectors.training.splits import MIN_MERGE, MIN_TRAIN
 from proxy.capture import STRATIFIED_SHARE
-from proxy.cli.admin import AdminListener, Failed, Unreachable
+from proxy.cli.admin import AdminListener, Busy, Failed, Unreachable
 from proxy.cli.asking import answered, listener, listener_options
 from proxy.cli.clients import seconds_of
 from proxy.settings.fields import Origin
@@ -25,6 +25,7 @@ from proxy.settings.fields import Origin
 _POLL_SECONDS: Final = 2.0
 _SAVE_SECONDS: Final = 120.0
 """How much is lost, at most, with a gateway that ends without a word."""
+_TRIES: Final = 30
 _FETCH_SECONDS: Final = 120.0
 _FILE_BYTES: Final = FILE_CAP - (FILE_CAP >> 4)
 """What a file holds, and can be read again: of more rows, from several gateways, some go."""
@@ -141,7 +142,7 @@ class Recorder:
                 if seconds is not None and now - began >= seconds:
                     break
                 if held and now - saved >= _SAVE_SECONDS:
-                    with suppress(Unreachable):  # the next time
+                    with suppress(Unreachable, Busy):  # the next time
                         self.save()
                         saved = now
                 self.sleep(_POLL_SECONDS)
@@ -151,7 +152,15 @@ class Recorder:
                     waits(unreachable)
         except KeyboardInterrupt:
             pass  # what there is, is what was wanted
-        return {**status, "recorded": self.save()}
+        return {**status, "recorded": self._saved_at_last()}
+
+    def _saved_at_last(self) -> int:
+        for _ in range(_TRIES - 1):
+            try:
+                return self.save()
+            except Busy:  # another operator fetches it
+                self.sleep(_POLL_SECONDS)
+        return self.save()
 
 
 def _attainable(status: dict[str, Any]) -> int:

@@ -158,6 +158,10 @@ class Exchange:
         self.answered = True
         return len(body)
 
+    async def drained(self) -> None:
+        """Waits until the client has taken most of what was sent."""
+        await self._connection.drained()
+
     async def _stream(self, response: Response, extra: bytes) -> int:
         connection = self._connection
         if self.head.method == "HEAD":

@@ -385,9 +385,92 @@ async def test_no_client_chooses_not_to_be_judged(rig, name, failure_mode):
     assert visit.refused and found(visit) == ["BZ-200"]
     assert not visit.record.fault
     assert "'y'" in visit.record.notes["missing"]
-    visit = one.visit([1], **SAID[name])
-    assert await one.inspect(visit, response_of(NEEDLESS["an unknown class"], JSON)) is None
-    assert found(visit) == ["BZ-490"], "which is the model's fault"
+
+
+ASKED = {"outputs": [{"name": "y"}, {"name": "z"}]}
+
+
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+@pytest.mark.parametrize("name", [*UNFIT, *NEEDLESS])
+async def test_no_client_chooses_an_answer_that_cannot_be_judged(rig, name, failure_mode):
+    one = rig(failure_mode=failure_mode)
+    body, *headers = UNFIT.get(name) or (NEEDLESS[name], JSON)
+    visit = one.visit([1], **ASKED)
+    assert await one.inspect(visit, response_of(body, *headers)) is None
+    assert visit.refused and found(visit) == ["BZ-200"] and not visit.record.fault
+
+
+@pytest.mark.parametrize("name", UNFIT)
+async def test_no_client_chooses_an_answer_that_cannot_be_shaped(rig, name):
+    one = rig(shaped=True, failure_mode=FailureMode.ALLOW)
+    body, *headers = UNFIT[name]
+    visit = one.visit([1], judged=False, **ASKED)
+    assert await one.inspect(visit, response_of(body, *headers)) is None
+    assert visit.refused and found(visit) == ["BZ-200"]
+
+
+async def test_how_an_answer_is_to_be_written_excuses_no_model(rig):
+    visit = rig().visit([1], **SAID["parameters"])
+    await rig().inspect(visit, response_of(NEEDLESS["an unknown class"], JSON))
+    assert found(visit) == ["BZ-490"]
+
+
+async def test_outputs_that_were_chosen_are_judged_only_where_it_is_clear_which(rig):
+    one = rig()
+    visit = one.visit([1], **ASKED)
+    await one.inspect(visit, response_of(document([1]), JSON))
+    assert not visit.refused, "what goes out is what was judged"
+    both = json.loads(document([1]))
+    both["outputs"].append({**both["outputs"][0], "name": "z", "shape": [1, 2], "data": [1, 2]})
+    said = json.dumps(both).encode()
+    assert found(await judged(one, said)) == []
+    assert found(await judged(one, said, **ASKED)) == ["BZ-200"]
+    declared = [{"name": name, "datatype": "INT64", "shape": [-1]} for name in "yz"]
+    contract = Contract.from_config(
+        [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}], outputs=declared
+    )
+    one = rig(contract=contract)
+    assert found(await judged(one, said, **ASKED)) == [], "all there are"
+    assert found(await judged(one, document([1]), outputs=[{"name": "y"}])) == ["BZ-200"]
+
+
+async def judged(one, body, **said):
+    visit = one.visit([1], **said)
+    await one.inspect(visit, response_of(body, JSON))
+    return visit
+
+
+OPERATORS_WORD = {
+    "block": ({}, True),
+    "shape": ({"on_disagreement": Action.SHAPE}, True),
+    "fraction": ({"block_fraction": 0.5}, True),
+    "allow": ({"on_disagreement": Action.ALLOW}, False),
+    "off": ({"settings": {"BZ-400": RuleSetting(off=True)}}, False),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS_WORD)
+async def test_a_row_far_out_does_not_hide_those_beside_it(rig, name):
+    """On it the model may break, and the answers to all rows with it."""
+    policy, refused = OPERATORS_WORD[name]
+    one = rig(failure_mode=FailureMode.ALLOW, **policy)
+    broken = document([1, 1]).replace(b"[1, 1]", b"[NaN, 1]")
+    visit = one.visit([1, 3e38], flagged=[1])
+    await one.inspect(visit, response_of(broken, JSON))
+    assert visit.refused is refused
+    assert set(found(visit)) == {"BZ-490"} | ({"BZ-400"} if name != "off" else set())
+    assert visit.record.fault == "BZ-490"
+    visit = one.visit([1, 1])
+    await one.inspect(visit, response_of(broken, JSON))
+    assert not visit.refused and found(visit) == ["BZ-490"], "without one it is the model's fault"
+
+
+async def test_a_detector_that_fails_on_a_row_far_out_does_not_hide_the_others(rig):
+    detector = Distance(fault=ScoreFault("not finite"))
+    one = rig(judge=scorer(detector=detector), failure_mode=FailureMode.ALLOW)
+    visit = one.visit([1, 3e38], flagged=[1])
+    await one.inspect(visit, response_of(document([1, 1]), JSON))
+    assert visit.refused and found(visit) == ["BZ-400", "BZ-490"]
 
 
 @pytest.mark.parametrize("name", [*UNFIT, *NEEDLESS])
@@ -540,6 +623,51 @@ async def test_a_suspicious_row_is_asked_about_again(rig):
     assert record.answer_row == 1 and record.answer_score == 56.0
     assert set(record.answer_signals) == {"distance", "doubled"}
     assert record.judged < record.reconsidered
+
+
+async def test_what_a_second_opinion_finds_again_is_found_once(rig):
+    one = rig(ask=True, on_disagreement=Action.ALLOW, on_outlier=Action.ALLOW)
+    one.pool.answers = [response_of(document([1, 2]), JSON)]
+    visit = one.visit([30, 7], findings=[Reason(rules.OUTLIER, "so")])
+    one.endpoint.opinions.choose = lambda verdicts, answers: (np.array([1]), 1)
+    await one.inspect(visit, response_of(document([1, 1]), JSON))
+    assert sorted(found(visit)) == ["BZ-300", "BZ-400"]
+    assert any("2 of 2 rows" in reason.detail for reason in visit.findings)
+
+
+async def test_answers_that_nobody_takes_are_bounded(rig, monkeypatch):
+    one = rig()
+    padded = document([1]) + b" " * 40_000
+    monkeypatch.setattr("proxy.answer.HELD_BYTES", 2 * len(padded))
+    visits = [one.visit([1]) for _ in range(3)]
+    small = one.visit([1])
+    for visit in visits[:2]:
+        assert await one.inspect(visit, response_of(padded, JSON)) is None
+        assert not visit.refused
+    with pytest.raises(Refusal) as caught:
+        await one.inspect(visits[2], response_of(padded, JSON))
+    assert caught.value.rule is rules.BUSY
+    await one.inspect(small, response_of(document([1]), JSON))
+    one.inspection.release(visits[2])
+    one.inspection.release(visits[0])
+    one.inspection.release(visits[0])
+    await one.inspect(visits[2], response_of(padded, JSON))
+    with pytest.raises(Refusal):
+        await one.inspect(visits[0], response_of(padded, JSON))
+
+
+async def test_answers_that_wait_for_a_thread_are_bounded(rig, monkeypatch):
+    one = rig()
+    padded = document([1]) + b" " * 40_000
+    monkeypatch.setattr("proxy.answer.JUDGEMENTS", 0)
+    with pytest.raises(Refusal) as caught:
+        await one.inspect(one.visit([1]), response_of(padded, JSON))
+    assert caught.value.rule is rules.BUSY
+    await one.inspect(one.visit([1]), response_of(document([1]), JSON))
+    monkeypatch.undo()
+    for _ in range(3):
+        await one.inspect(one.visit([1]), response_of(padded, JSON))
+    assert one.inspection._waiting == 0, "a leak would show after 256 answers only"
 
 
 async def test_a_second_opinion_that_agrees_lets_the_answer_pass(rig):

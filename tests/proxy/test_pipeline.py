@@ -89,6 +89,7 @@ class Answer:
     """What the model server says: ``pool.body`` as JSON."""
 
     bodiless = False
+    buffered = 0
     headers = ((b"content-type", b"application/json"),)
 
     def __init__(self, pool):
@@ -853,6 +854,61 @@ async def test_an_answer_that_does_not_is_refused_and_discarded(world, rows):
     assert [reason.rule for reason in record.decision.reasons] == [rules.DISAGREEMENT]
     assert (record.status, record.flagged_rows) == (403, rows)
     assert one.explanations.find("id").doubted.row.tolist() == [[90, 0, 0, 0]]
+
+
+RANKED = [{"name": "y", "parameters": {"classification": 1}}]
+
+
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+async def test_where_answers_are_judged_nobody_asks_for_rankings(world, failure_mode):
+    one, plain = world(judged=True, failure_mode=failure_mode), world()
+    one.pool.body = label_of(1)
+    others = {"id": "7", "outputs": [{"name": "z", "parameters": {"binary_data": False}}, *RANKED]}
+    for said in ({"outputs": RANKED}, others):
+        assert (await one.ask(body_of([1, 0, 0, 0], **said))).status == 400
+        assert (await plain.ask(body_of([1, 0, 0, 0], **said))).status == 200
+    assert one.pool.sent == [] and one.scorer.rows == []
+    assert [r.decision.reasons[0].rule for r in one.audit.records] == [rules.TENSOR_NAME] * 2
+    assert (await one.ask(body_of([1, 0, 0, 0], outputs=[{"name": "y"}]))).status == 200
+
+
+async def test_in_monitor_mode_a_ranking_is_told_once(world):
+    one = world(judged=True, mode=Mode.MONITOR)
+    one.pool.body = label_of(1).replace(b"INT64", b"BYTES").replace(b"[1]}", b'["7:0"]}')
+    assert b"7:0" in one.pool.body
+    assert (await one.ask(body_of([1, 0, 0, 0], outputs=RANKED))).status == 200
+    assert [reason.rule for reason in one.record.decision.reasons] == [rules.TENSOR_NAME]
+    assert len(one.scorer.rows) == 1, "its rows are scored all the same"
+
+
+async def test_a_large_answer_is_held_until_its_client_has_taken_it(world, monkeypatch):
+    one = world(judged=True)
+    one.pool.body = label_of(1) + b" " * 40_000
+    monkeypatch.setattr("proxy.answer.HELD_BYTES", len(one.pool.body))
+    body, written, taken = body_of([1, 0, 0, 0]), asyncio.Event(), asyncio.Event()
+
+    def drained(exchange):
+        written.set()
+        return taken.wait()
+
+    monkeypatch.setattr(Exchange, "drained", drained, raising=False)
+    first = asyncio.create_task(one.ask(body))
+    await written.wait()
+    assert not first.done(), "its client takes its time"
+    assert one.record.finished and one.record.status == 200
+    assert (await one.ask(body)).status == 503
+    taken.set()
+    assert (await first).context.response is None
+    assert (await one.ask(body)).status == 200
+    taken.clear()
+    written.clear()
+    second = asyncio.create_task(one.ask(body))
+    await written.wait()
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    taken.set()
+    assert (await one.ask(body)).status == 200, "a client that left holds nothing"
 
 
 async def test_an_error_of_the_model_server_is_not_judged(world):

@@ -151,6 +151,23 @@ def test_a_request_is_an_outlier_beyond_the_fraction(
     assert (Policy(block_fraction=fraction).outlier(flagged, n) is not None) is found
 
 
+@pytest.mark.parametrize(
+    ("action", "done"),
+    [
+        (Action.BLOCK, Action.BLOCK),
+        (Action.SHAPE, Action.BLOCK),
+        (Action.THROTTLE, Action.BLOCK),
+        (Action.ALLOW, Action.ALLOW),
+    ],
+)
+def test_outliers_without_an_answer_that_can_be_judged(action: Action, done: Action):
+    policy = Policy(on_disagreement=action, block_fraction=0.9, failure_mode=FailureMode.ALLOW)
+    assert policy.unanswered(0, 5) is None
+    found = policy.unanswered(1, 5)
+    assert found is not None and "1 of 5" in found.detail
+    assert decide(policy, found).enforced is done, "what cannot be read cannot be shaped"
+
+
 def test_an_outlier_can_be_allowed_and_is_still_told():
     decision = decide(Policy(on_outlier=Action.ALLOW), OUTLIER)
     assert (decision.action, decision.enforced) == (Action.ALLOW, Action.ALLOW)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.protocols.base import InferResponse
-from proxy.reading import AnswerReader, UnreadableAnswer
+from proxy.reading import AnswerReader, MissingAnswer, UnreadableAnswer
 
 THREE = ("cat", "dog", "eel")
 DIGITS = ("0", "1", "2")
@@ -77,12 +77,6 @@ LABELLED = {
     "numbers that are names": (("7", "5"), np.array([5, 7], np.int32)),
     "floats": (DIGITS, np.array([1.0, 0.0])),
     "booleans": (("0", "1"), np.array([True, False])),
-    "Triton's rankings": (THREE, texts("0.900000:1:dog", "0.500000:0:cat")),
-    "Triton's two best": (
-        THREE,
-        texts("0.9:1:dog", "0.1:0:cat", "0.5:0:cat", "0.25:2:eel", shape=(2, 2)),
-    ),
-    "Triton's without names": (DIGITS, texts("0.900000:1", "3.000000:0")),
     "negative": (("-1", "1"), np.array([1, -1])),
 }
 
@@ -167,8 +161,23 @@ UNFIT = {
     "an unknown number": ({"y": np.array([0, 7])}, {"classes": DIGITS}, "no known class"),
     "half a label": ({"y": np.array([0.5, 1])}, {}, "whole"),
     "a huge label": ({"y": np.array([1e300, 1])}, {}, "whole"),
+    "a label that wraps": (
+        {"y": np.array([2**64 - 1, 1], np.uint64)},
+        {"classes": ("-1", "1")},
+        "no known class",
+    ),
     "NaN for a label": ({"y": np.array([np.nan, 1])}, {}, "whole"),
-    "an unknown rank": ({"y": texts("0.9:1:dog", "0.9:9:fox")}, {}, "no known class"),
+    "Triton's rankings": ({"y": texts("0.9:1:dog", "0.5:0:cat")}, {}, "no known class"),
+    "Triton's rankings of a number": (
+        {"y": texts("7:0", "1:0", shape=(2, 1))},
+        {"classes": DIGITS},
+        "no known class",
+    ),
+    "Triton's two best": (
+        {"y": texts("0.9:1:dog", "0.1:0:cat", "0.5:0:cat", "0.25:2:eel", shape=(2, 2))},
+        {},
+        "no output holds 2",
+    ),
     "bytes that are no text": ({"y": np.array([b"\xff", b"dog"], object)}, {}, "no known class"),
     "labels where more is needed": ({"y": np.array([0, 1])}, {"needs": BOTH}, "no probabilities"),
     "scores where labels are told": ({"y": SCORES}, {"kind": "labels"}, "no output holds 2"),
@@ -182,6 +191,34 @@ def test_what_is_of_no_use_says_why(name):
     for _ in range(2):  # what was seen before is no better
         with pytest.raises(UnreadableAnswer, match=why):
             one.read(response(**tensors), 2)
+
+
+CHOSEN = {
+    "all": ({"y", "label"}, {"y", "label"}, {}, True),
+    "more than are declared": ({"y", "label", "z"}, {"y", "label"}, {}, True),
+    "labels without the scores": ({"label"}, {"y", "label"}, {}, False),
+    "scores without the labels": ({"y"}, {"y", "label"}, {}, False),
+    "the only one": ({"y"}, {"y"}, {}, True),
+    "one of unknown": ({"y"}, set(), {}, True),
+    "two of unknown": ({"y", "label"}, set(), {}, False),
+    "the named": ({"y"}, {"y", "label"}, {"output": "y"}, True),
+    "the named, of unknown": ({"y", "z"}, set(), {"output": "y"}, True),
+    "not the named": ({"label"}, {"y", "label"}, {"output": "y"}, False),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_what_is_read_does_not_depend_on_what_the_client_wants_to_see(name):
+    names, among, how, read = CHOSEN[name]
+    tensors = {"y": SCORES, "label": np.array([2, 2]), "z": np.zeros((2, 9))}
+    said = response(**{one: tensors[one] for one in sorted(names)})
+    one = reader(**how)
+    for _ in range(2):
+        if read:
+            assert one.read(said, 2, among).labels.tolist() == [1, 0]
+        else:
+            with pytest.raises(MissingAnswer):
+                one.read(said, 2, among)
 
 
 def test_a_regression_has_values_only():

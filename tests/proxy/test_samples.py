@@ -16,6 +16,7 @@ from proxy.identity import Identity
 from proxy.protocols.base import InferResponse
 from proxy.protocols.contract import Contract
 from proxy.samples import Samples, gathered, row_shape, united
+from proxy.supervisor import _Supervisor
 
 
 def endpoint(rows=8, start=0, contract=None, captures=True):
@@ -108,3 +109,32 @@ async def test_workers_samples_are_one():
     assert united(parts[:1]) == parts[0]
     with pytest.raises(SampleError):
         united([parts[0], b"nonsense"])
+
+
+class Workers:
+    """Two workers behind a supervisor, each with a sample of its own."""
+
+    def __init__(self):
+        self.members = [SimpleNamespace(serving=True, number=number) for number in range(2)]
+        self.turned = asyncio.Event()
+        self._parts = [(Samples(), endpoint(start=start)) for start in (0, 4)]
+
+    async def ask(self, member, command, asked, *, seconds):
+        await asyncio.sleep(0)
+        made, one = self._parts[member.number]
+        if asked[1]:
+            self.turned.set()
+        return await made.page(one, asked[1])
+
+
+async def test_a_supervisor_gathers_one_sample_at_a_time(monkeypatch):
+    """Two would take each other's pages."""
+    monkeypatch.setattr(samples, "PAGE_BYTES", 100)
+    supervisor = object.__new__(_Supervisor)
+    supervisor._fleet, supervisor._sampling = Workers(), False
+    first = asyncio.ensure_future(supervisor.sample("e"))
+    await supervisor._fleet.turned.wait()  # it is made, and on its way
+    with pytest.raises(Busy):
+        await supervisor.sample("e")
+    assert len(Sample.decode(await first)) == 12
+    assert len(Sample.decode(await supervisor.sample("e"))) == 12

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from detectors.sample import Sample
 from proxy.capture import Capture
 from proxy.cli import record as module
-from proxy.cli.admin import Failed, Unreachable
+from proxy.cli.admin import Busy, Failed, Unreachable
 from proxy.cli.record import Recorder, record
 from proxy.decision import ALLOWED
 from proxy.identity import Identity
@@ -24,6 +24,7 @@ class Gateway:
         self.now = 0.0
         self.events = {}
         self.down = False
+        self.busy = 0
         self.start()
 
     def start(self):
@@ -45,6 +46,9 @@ class Gateway:
         assert path == "/api/v1/captures/digits"
         if self.down:
             raise Unreachable("connection refused")
+        if self.busy:
+            self.busy -= 1
+            raise Busy("another sample is being made")
         return self.capture.sample("digits").encode()
 
     def clock(self):
@@ -93,6 +97,16 @@ def test_it_ends_in_time(tmp_path):
     gateway = Gateway()
     assert run(gateway, tmp_path, seconds=60)["recorded"] == 300
     assert gateway.now == 60
+
+
+def test_another_who_fetches_the_sample_is_waited_for(tmp_path):
+    gateway = Gateway()
+    gateway.busy = 2  # when it is saved on the way, and at the end
+    assert run(gateway, tmp_path, seconds=122)["recorded"] == 620
+    gateway.busy = 1000
+    with pytest.raises(Busy):
+        run(gateway, tmp_path, seconds=10)
+    assert len(read(tmp_path)) == 620
 
 
 def test_an_interrupt_writes_what_there_is(tmp_path):
