@@ -134,7 +134,7 @@ class Pipeline:
             record.answered = self._clock()
             record.status = response.status
             shaped = None
-            if visit.reads and 200 <= response.status < 300 and not response.bodiless:
+            if visit.reads and 200 <= response.status < 400 and not response.bodiless:
                 shaped = await self._answers.inspect(visit, exchange.head, response)
             whole = response.complete
             if visit.refused or (self._audit.waits and not await self._recorded(visit)):

@@ -103,9 +103,9 @@ class AnswerReader:
 
         Args:
             among: the names of all the model's outputs, where the client chose some of them; empty:
-                not known. Unless the output was named to this reader, the choice may then leave
-                nothing out, and of unknown outputs be one alone: what is read must not depend on
-                what else the client wants to see.
+                not known. Unless this reader was told which output to read, it may then be one
+                alone, all there are, or several that name the same classes: what is judged is what
+                leaves, whatever else the client wants to see.
 
         Raises:
             MissingAnswer: if no output, or more than one, holds ``n`` answers of the kind, or if it
@@ -113,10 +113,6 @@ class AnswerReader:
             UnreadableAnswer: if an answer is not finite or of no known class.
         """
         tensors = response.tensors
-        if among is not None and self._output is None:
-            left_out = not tensors.keys() >= set(among) if among else len(tensors) > 1
-            if left_out:
-                raise MissingAnswer(f"answer.output names none of those chosen: {_shown(tensors)}")
         signature = (n, *[(name, t.dtype.char, t.shape) for name, t in tensors.items()])
         choice = self._known.get(signature)
         if choice is None:
@@ -128,6 +124,8 @@ class AnswerReader:
             # Logits may be further apart than a double can tell; what is NaN is found out.
             with np.errstate(over="ignore", invalid="ignore"):
                 answers = choice.read(tensors[choice.output])
+                if among is not None and len(tensors) > 1 and self._output is None:
+                    self._check_chosen(tensors, n, among, answers)
         except UnreadableAnswer:
             raise
         except ValueError as error:
@@ -136,6 +134,24 @@ class AnswerReader:
             if not answers.has(need):
                 raise MissingAnswer(f"output {choice.output!r} tells no {need}")
         return answers
+
+    def _check_chosen(
+        self, tensors: dict[str, _Tensor], n: int, among: Collection[str], answers: Answers
+    ) -> None:
+        """Checks that several outputs are all there are, or name the classes of these answers.
+
+        Raises:
+            MissingAnswer: otherwise.
+            ValueError: if one is not finite or of no known class.
+        """
+        if among and tensors.keys() >= set(among):
+            return
+        judged = answers.labels
+        for tensor in tensors.values():
+            fit = self._fit(tensor, n)
+            labels = None if fit is None else fit[1](tensor).labels
+            if judged is None or labels is None or not np.array_equal(labels, judged):
+                raise MissingAnswer(f"answer.output names none of those chosen: {_shown(tensors)}")
 
     def _choose(self, tensors: dict[str, _Tensor], n: int) -> _Choice:
         if self._output is not None:

@@ -112,7 +112,7 @@ UPSTREAM_UNREACHABLE = _rule(130, 502, "model server unreachable", "No upstream 
 UPSTREAM_TIMEOUT = _rule(131, 504, "model server took too long", "The upstream missed its response or total deadline.")
 UPSTREAM_INVALID = _rule(132, 502, "model server answered invalidly", "The upstream's answer is not well-formed HTTP, or was not asked for.")
 UPSTREAM_QUEUE = _rule(133, 503, "model server is busy", "No upstream connection became free within the queue's time bound.", _DENIAL)
-BUSY = _rule(134, 503, "server is busy", "More large requests wait to be inspected than may wait.", _DENIAL)
+BUSY = _rule(134, 503, "server is busy", "More large requests or answers wait to be inspected than may wait, or clients do not take the answers that were read for them.", _DENIAL)
 ANSWER_UNREADABLE = _rule(135, 502, "model server's answer cannot be used", "The answer was to be shaped and could not be read: not of the protocol, too large, or in an unknown content coding. The failure mode decided.")
 
 # BZ-2xx: the contract. The tensors are not those that the model declares.

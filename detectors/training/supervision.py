@@ -16,6 +16,9 @@ from detectors.training.readers import DataError
 
 _ORDER: Final = "say which classes the answers tell apart, in the order of their columns"
 
+_LARGEST_VALUE: Final = 1e100
+"""Of values: their squares, and sums of those, are finite."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Supervision:
@@ -116,13 +119,15 @@ class Supervision:
 def _targets(answers: Answers, targets: npt.NDArray[np.float64] | None) -> Floats:
     if answers.values is None:
         raise DataError("the answers hold neither classes nor values")
+    if not bool((np.abs(answers.values) < _LARGEST_VALUE).all()):
+        raise DataError(f"an answer is beyond {_LARGEST_VALUE:g}")
     if targets is None:
         return answers.values
     wide = np.asarray(targets, np.float64).reshape(len(targets), -1)
     if wide.shape != answers.values.shape:
         raise DataError(f"targets of shape {wide.shape} for answers of {answers.values.shape}")
-    if not bool(np.isfinite(wide).all()):
-        raise DataError("a target is not finite")
+    if not bool((np.abs(wide) < _LARGEST_VALUE).all()):
+        raise DataError(f"a target is not finite, or beyond {_LARGEST_VALUE:g}")
     return wide
 
 

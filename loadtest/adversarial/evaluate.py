@@ -22,9 +22,10 @@ from typing import Any
 
 import click
 
+from detectors.bundle import load_bundle
 from detectors.bundle_writer import save_bundle
 from detectors.training.fit import Fitted
-from loadtest.adversarial import tables
+from loadtest.adversarial import crude, tables
 from loadtest.adversarial.crafted import Crafted
 from loadtest.adversarial.datasets import DEVELOPMENT, REPORTED, SETS
 from loadtest.adversarial.measure import FOLDS, fitted, fold_of, measure
@@ -57,6 +58,7 @@ def main(  # noqa: PLR0917 - click passes them by name
     kept = kept_in(work)
     results: list[dict[str, Any]] = []
     adaptive: list[dict[str, Any]] = []
+    outliers: list[dict[str, Any]] = []
     skipped: list[str] = []
     for name in sets or tuple(SETS):
         for seed in map(int, seeds or map(str, REPORTED)):
@@ -66,13 +68,17 @@ def main(  # noqa: PLR0917 - click passes them by name
                 click.echo(f"skipped {skipped[-1]}", err=True)
                 continue
             results += [_measured(path, name, seed, fold, kept) for fold in range(folds)]
+            served = bundle_of(kept, name, seed)
+            if served.exists():
+                found = crude.measure(Crafted.load(path), load_bundle(served), seed)
+                outliers += [{"set": name, "seed": seed} | row for row in found]
             known = adaptive_of(kept, name, seed)
             if known.exists():
                 adaptive += json.loads(known.read_text(encoding="utf-8"))
     if json_path is not None:
-        told = {"results": results, "adaptive": adaptive}
+        told = {"results": results, "adaptive": adaptive, "crude": outliers}
         json_path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    report = tables.render(results, adaptive, skipped)
+    report = tables.render(results, adaptive, outliers, skipped)
     if markdown is None:
         click.echo(report)
     else:

@@ -56,19 +56,27 @@ def family(name: str) -> str:
     return "images" if name in IMAGES else "regression" if name in REGRESSION else "tables"
 
 
-def render(results: Sequence[Row], adaptive: Sequence[Row], skipped: Sequence[str]) -> str:
+def render(
+    results: Sequence[Row],
+    adaptive: Sequence[Row],
+    crude: Sequence[Row],
+    skipped: Sequence[str],
+) -> str:
     """All tables for which there are figures.
 
     Args:
         results: of :func:`loadtest.adversarial.measure.measure`, each with ``set``, ``seed`` and
             ``fold``.
         adaptive: of :func:`loadtest.adversarial.adaptive.attack`.
+        crude: of :func:`loadtest.adversarial.crude.measure`.
         skipped: what could not be measured, and why.
     """
     lines = [f"Skipped: {reason}." for reason in skipped]
     for table in (_victims, _summary, _attacks, _single, _honest, _asked):
         if results:
             lines += ["", *table(results)]
+    if crude:
+        lines += ["", *_crude(crude)]
     if adaptive:
         lines += ["", *_adaptive(adaptive)]
     return "\n".join(lines).strip()
@@ -233,6 +241,29 @@ def _asked(results: Sequence[Row]) -> list[str]:
     return lines if len(lines) > 4 else []
 
 
+def _crude(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        "### Rows that are nothing like honest ones, 1 %, promised: % flagged (95 % Wilson)",
+        "",
+        *_heading(["set", "change", "before the model is asked", "by the end"]),
+    ]
+    for name, change in dict.fromkeys((row["set"], row["change"]) for row in rows):
+        here = [row for row in rows if (row["set"], row["change"]) == (name, change)]
+        lines.append(_line([name, change, *_shares(here, ("before", "after"))]))
+    return lines
+
+
+def _shares(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
+    """``50 (40 to 60)`` for each key: its percentage of what was tried."""
+    tried = sum(row["tried"] for row in rows)
+    cells = []
+    for key in keys:
+        count = sum(row[key] for row in rows)
+        low, high = wilson(count, tried)
+        cells.append(f"{100 * count / tried:.0f} ({100 * low:.0f} to {100 * high:.0f})")
+    return cells
+
+
 def _adaptive(rows: Sequence[Row]) -> list[str]:
     lines = [
         "### An attacker who knows the defence: % of bases with which the model is fooled and "
@@ -247,12 +278,7 @@ def _adaptive(rows: Sequence[Row]) -> list[str]:
             for row in rows
             if (row["set"], row["attacker"], row["epsilon"]) == (name, attacker, epsilon)
         ]
-        tried = sum(row["tried"] for row in here)
-        cells = []
-        for key in ("fooled", "passed"):
-            count = sum(row[key] for row in here)
-            low, high = wilson(count, tried)
-            cells.append(f"{100 * count / tried:.0f} ({100 * low:.0f} to {100 * high:.0f})")
+        cells = _shares(here, ("fooled", "passed"))
         lines.append(_line([name, attacker, epsilon, *cells]))
     return lines
 

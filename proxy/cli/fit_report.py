@@ -99,7 +99,7 @@ def agreement_lines(told: dict[str, Any]) -> Lines:
     if told["model_accuracy"] is not None:
         right = f"{100 * told['model_accuracy']:.1f} %{measure or ' right'} on rows new to it"
         if told["mistakes"] is not None:
-            right += f"; {100 * told['mistakes']:.2g} % of the calibration rows are its mistakes"
+            right += f"; {100 * told['mistakes']:.3g} % of the calibration rows are its mistakes"
         yield "  the model", right
         if told["model_accuracy"] < _LOW and not values:
             yield "", "few for a model: is the order of the classes right (--classes)?"

@@ -35,7 +35,7 @@ class SecondOpinion(Section):
     when: Literal["never", "suspicious", "sampled"] = "never"
     """``suspicious``: for rows that other evidence speaks against without refusing them;
     ``sampled``: for a random share of those alone."""
-    share: Share = 0.05
+    share: Share = 0.25
     """Rows asked of the model for this reason, at most, as a share of those that clients asked of
     it: an attacker cannot make the firewall multiply the load."""
     sample: Share = 0.5

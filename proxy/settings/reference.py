@@ -25,6 +25,10 @@ _SECTIONS: Final = {
     "DeclaredContract": "`endpoints[].contract`, stated",
     "Tensor": "`endpoints[].contract.inputs[]`",
     "Patterns": "`endpoints[].patterns`",
+    "Answer": "`endpoints[].answer`",
+    "SecondOpinion": "`endpoints[].second_opinion`",
+    "Shaping": "`endpoints[].shaping`",
+    "Capture": "`endpoints[].capture`",
     "Limits": "`endpoints[].limits`",
     "Quota": "`endpoints[].subnet_limits` and `endpoint_limits`",
     "RuleSwitch": "`endpoints[].rules.BZ-nnn`",
@@ -82,7 +86,7 @@ def reference() -> str:
 
 
 def _section(title: str, schema: dict[str, Any]) -> str:
-    lines = [f"## {title}", "", schema["description"], ""]
+    lines = [f"## {title}", "", schema["description"].replace("``", "`"), ""]
     lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
     required = schema.get("required", ())
     for key, node in schema["properties"].items():

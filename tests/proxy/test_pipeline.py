@@ -893,7 +893,7 @@ async def test_a_large_answer_is_held_until_its_client_has_taken_it(world, monke
 
     monkeypatch.setattr(Exchange, "drained", drained, raising=False)
     first = asyncio.create_task(one.ask(body))
-    await written.wait()
+    await asyncio.wait_for(written.wait(), 5)
     assert not first.done(), "its client takes its time"
     assert one.record.finished and one.record.status == 200
     assert (await one.ask(body)).status == 503
@@ -903,12 +903,20 @@ async def test_a_large_answer_is_held_until_its_client_has_taken_it(world, monke
     taken.clear()
     written.clear()
     second = asyncio.create_task(one.ask(body))
-    await written.wait()
+    await asyncio.wait_for(written.wait(), 5)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
     taken.set()
     assert (await one.ask(body)).status == 200, "a client that left holds nothing"
+
+
+@pytest.mark.parametrize("status", [200, 206, 302])
+async def test_whatever_is_no_error_is_judged(world, status):
+    one = world(judged=True)
+    one.pool.status, one.pool.body = status, label_of(1)
+    assert (await one.ask(body_of([90, 0, 0, 0]))).status == 403
+    assert (await one.ask(body_of([1, 0, 0, 0]))).status == status
 
 
 async def test_an_error_of_the_model_server_is_not_judged(world):

@@ -195,12 +195,20 @@ def test_what_is_of_no_use_says_why(name):
 
 CHOSEN = {
     "all": ({"y", "label"}, {"y", "label"}, {}, True),
+    "all, and they differ": ({"y", "other"}, {"y", "other"}, {}, True),
     "more than are declared": ({"y", "label", "z"}, {"y", "label"}, {}, True),
-    "labels without the scores": ({"label"}, {"y", "label"}, {}, False),
-    "scores without the labels": ({"y"}, {"y", "label"}, {}, False),
-    "the only one": ({"y"}, {"y"}, {}, True),
+    "labels without the scores": ({"label"}, {"y", "label"}, {}, True),
+    "scores without the labels": ({"y"}, {"y", "label"}, {}, True),
     "one of unknown": ({"y"}, set(), {}, True),
-    "two of unknown": ({"y", "label"}, set(), {}, False),
+    "two that say the same": ({"y", "label"}, set(), {}, True),
+    "two of three that say the same": ({"y", "label"}, {"y", "label", "z"}, {}, True),
+    "two that do not": ({"y", "other"}, set(), {}, False),
+    "two of three that do not": ({"y", "other"}, {"y", "other", "z"}, {}, False),
+    "one that is no answer": ({"y", "z"}, set(), {}, False),
+    "one that is of no class": ({"y", "strange"}, set(), {}, False),
+    "one that is not finite": ({"label", "y", "endless"}, set(), {}, False),
+    "one beside labels that is not finite": ({"label", "endless"}, set(), {}, False),
+    "none that is an answer": ({"z"}, set(), {}, False),
     "the named": ({"y"}, {"y", "label"}, {"output": "y"}, True),
     "the named, of unknown": ({"y", "z"}, set(), {"output": "y"}, True),
     "not the named": ({"label"}, {"y", "label"}, {"output": "y"}, False),
@@ -208,17 +216,32 @@ CHOSEN = {
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_what_is_read_does_not_depend_on_what_the_client_wants_to_see(name):
+def test_what_leaves_is_what_was_judged_whatever_the_client_wants_to_see(name):
     names, among, how, read = CHOSEN[name]
-    tensors = {"y": SCORES, "label": np.array([2, 2]), "z": np.zeros((2, 9))}
+    tensors = {
+        "y": SCORES,
+        "label": np.array([1, 0]),
+        "other": np.array([2, 2]),
+        "strange": np.array([1, 9]),
+        "z": np.zeros((2, 9)),
+        "endless": np.full((2, 3), np.inf),
+    }
     said = response(**{one: tensors[one] for one in sorted(names)})
     one = reader(**how)
     for _ in range(2):
         if read:
             assert one.read(said, 2, among).labels.tolist() == [1, 0]
         else:
-            with pytest.raises(MissingAnswer):
+            with pytest.raises(UnreadableAnswer):
                 one.read(said, 2, among)
+
+
+def test_of_several_values_one_must_be_named():
+    said = response(y=np.zeros(2), z=np.zeros((2, 3)))
+    assert regression().read(said, 2).values.tolist() == [[0], [0]]
+    with pytest.raises(MissingAnswer):
+        regression().read(said, 2, ())
+    assert len(regression(output="y").read(said, 2, ())) == 2
 
 
 def test_a_regression_has_values_only():

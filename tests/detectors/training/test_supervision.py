@@ -82,6 +82,8 @@ REFUSED = {
     "too few targets": ({"answers": VALUES, "targets": np.zeros(2)}, "targets of shape"),
     "targets of other width": ({"answers": VALUES, "targets": np.zeros((3, 2))}, "of shape"),
     "targets not finite": ({"answers": VALUES, "targets": np.full(3, np.nan)}, "not finite"),
+    "targets too large": ({"answers": VALUES, "targets": np.full(3, 1e300)}, "beyond 1e\\+100"),
+    "values too large": ({"answers": Answers.of_values([1.0, -1e300, 1.0])}, "beyond 1e\\+100"),
     "no answers": ({"answers": Answers()}, "neither classes nor values"),
     "labels beyond the classes": (
         {"answers": Answers.of_labels([0, 1, 5]), "labels": words(*"aba")},
@@ -95,7 +97,7 @@ REFUSED = {
 
 
 def test_every_refusal_is_listed():
-    assert len(REFUSED) == 14
+    assert len(REFUSED) == 16
 
 
 @pytest.mark.parametrize("name", REFUSED)

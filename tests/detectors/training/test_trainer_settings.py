@@ -13,6 +13,7 @@ from detectors.training.trainers import SettingsError, check, fit_detectors, par
 
 ROWS = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
 FOREST = "sklearn.ensemble.IsolationForest"
+ECOD = "pyod.models.ecod.ECOD"
 LOF = "sklearn.neighbors.LocalOutlierFactor"
 
 
@@ -124,6 +125,12 @@ def test_short_names_are_the_same_as_long_ones():
 def test_what_the_library_refuses_is_told(settings, message):
     with pytest.raises(SettingsError, match=f"IsolationForest: .*{message}"):
         fit_detectors(ROWS, [FOREST], 0, {FOREST: settings})
+
+
+def test_whatever_a_library_raises_is_told_as_the_setting_it_is():
+    pytest.importorskip("pyod", reason="pyod is not installed")
+    with pytest.raises(SettingsError, match=r"ECOD: .*str.* has no attribute"):
+        fit_detectors(ROWS, [ECOD], 0, {ECOD: {"contamination": "much"}})
 
 
 def test_what_cannot_be_compiled_is_told():

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from crafted_sets import crafted
 
 from detectors.calibration import threshold_rank
-from loadtest.adversarial import evaluate, measure
+from loadtest.adversarial import crude, evaluate, measure
 from loadtest.adversarial.measure import ANSWERED, ASKED, FOLDS, INPUT, MARGINAL, PAC
 from loadtest.adversarial.work import set_of
 
@@ -105,4 +105,10 @@ def test_bundles_for_the_attack_that_knows_the_defence(tmp_path):
     served, own = sorted(tmp_path.iterdir())[::-1]
     assert (served.name, own.name) == ("segment-1.bundle", "segment-1-attackers.bundle")
     assert load_bundle(served).digest != load_bundle(own).digest
-    assert load_bundle(served).agreement is not None
+    bundle = load_bundle(served)
+    assert bundle.agreement is not None
+    found = crude.measure(made, bundle, 1)
+    assert [row["change"] for row in found] == list(crude.CRUDE)
+    assert all(0 <= row["before"] <= row["after"] <= row["tried"] == 20 for row in found)
+    # Far outside of everything: nothing of it reaches the model.
+    assert found[2]["before"] == 20

@@ -63,14 +63,19 @@ def test_a_report_names_every_set_and_what_is_missing():
         | {"seed": seed, "fooled": 25, "passed": 10}
         for seed in (1, 2)
     ]
-    report = tables.render([*digits, *ROWS], adaptive, ["friedman, seed 3: absent"])
+    crude = [
+        {"set": "digits", "seed": seed, "change": "inverted", "tried": 10, "before": 4, "after": 9}
+        for seed in (1, 2)
+    ]
+    report = tables.render([*digits, *ROWS], adaptive, crude, ["friedman, seed 3: absent"])
     assert report.startswith("Skipped: friedman, seed 3: absent.")
-    assert report.count("\n### ") == 6
+    assert report.count("\n### ") == 7
     assert "| segment | after response | 1 %, on average | 70 (48 to 85) |" in report
     assert "| segment | `gmm` | 1 % | 70 (48 to 85) |" in report
     assert "| digits | 97.0%, 97.0% | 10 / 20 / 30 / 40 |" in report
     assert "1.00 % (0.39 to 2.54), 400 | - | - | - | 4/4 |" in report
     assert "| digits | white box | 0.1 | 50 (40 to 60) | 20 (13 to 29) |" in report
+    assert "| digits | inverted | 40 (22 to 61) | 90 (70 to 97) |" in report
     assert "digits: 1 %, promised; " in report
 
 

@@ -501,6 +501,39 @@ async def test_a_slow_client_of_a_whole_large_answer_is_waited_for(world):
     assert len(world.application.handled) == 2
 
 
+@pytest.mark.parametrize("taken", [True, False])
+async def test_an_application_may_wait_until_its_answer_was_taken(world, taken):
+    steps = []
+
+    async def answered(exchange):
+        exchange.reply(Reply(200, b"x" * 100_000))
+        await exchange.drained()  # nothing is in the way yet
+        client.protocol.pause_writing()
+        steps.append("written")
+        try:
+            await exchange.drained()
+            steps.append("taken")
+        finally:
+            steps.append("over")
+
+    world.application.handler = answered
+    client = world.connect()
+    client.feed(post(b"q"))
+    assert steps == ["written"]
+    if taken:
+        client.protocol.resume_writing()
+        assert steps == ["written", "taken", "over"]
+        client.feed(post(b"again"))
+        assert steps[3:] == ["written"], "the connection goes on"
+    else:
+        world.clock.advance(30.1)
+        world.listener.sweep()
+        assert client.aborted
+        client.lose()
+        await world.settle()
+        assert steps == ["written", "over"]
+
+
 async def test_a_reply_that_cannot_be_rendered_ends_the_connection(world):
     reported = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
