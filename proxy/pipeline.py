@@ -186,8 +186,13 @@ class Pipeline:
         request, response = visit.request, visit.response
         if capture is None or request is None or response is None:
             return
-        if decision.enforced is Action.ALLOW:
+        if decision.enforced is not Action.ALLOW:
+            return
+        try:
             capture.offer(visit.identity, request.rows, response, self._wall(), decision)
+        except Exception:  # the client has its answer: the record is to say so
+            capture.left_out["faults"] += request.n
+            _log.exception("fault", endpoint=visit.endpoint.name, request=visit.record.id)
 
     def refuse(self, refusal: Refusal, head: Head | None, peer: Peer, received: float) -> Reply:
         """Answers what never reached :meth:`handle`: counted and audited like any other."""

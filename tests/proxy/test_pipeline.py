@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -115,6 +116,7 @@ class Sample:
 
     def __init__(self):
         self.offered = []
+        self.left_out = Counter()
 
     def offer(self, identity, rows, response, now, decision):
         self.offered.append((identity.client, rows.copy(), response.tensors["y"].tolist(), now))
@@ -975,6 +977,15 @@ async def test_an_answer_that_a_sample_cannot_read_passes(world):
     exchange = await one.ask(HONEST)
     assert exchange.status == 200
     assert one.endpoint.capture.offered == [] and not one.record.decision.reasons
+
+
+async def test_a_sample_that_fails_changes_nothing_that_is_told_of_the_exchange(world):
+    one = world(capture=True)
+    one.pool.body = label_of(1)
+    one.endpoint.capture.offer = None  # a call raises TypeError
+    assert (await one.ask(HONEST)).status == 200
+    assert one.record.decision.enforced is Action.ALLOW and not one.record.decision.reasons
+    assert one.endpoint.capture.left_out == {"faults": 1}
 
 
 async def test_rows_are_judged_as_the_embedding_makes_them(world):
