@@ -251,8 +251,8 @@ class Pipeline:
         reason = record.decision.reasons[0]
         # A client that is throttled for a pattern reads the words of an ordinary limit.
         rule = rules.PACED if reason.action is Action.THROTTLE else reason.rule
-        content_type, body = endpoint.codec.refuse(Refusal(rule, reason.detail))
-        headers = [(b"x-request-id", record.id.encode())]
+        content_type, body, further = endpoint.codec.refuse(Refusal(rule, reason.detail))
+        headers = [(b"x-request-id", record.id.encode()), *further]
         if reason.retry_after is not None:
             headers.append((b"retry-after", b"%d" % reason.retry_after))
         if rule is rules.METHOD:

@@ -7,14 +7,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from proxy.protocols.contract import Contract
 from proxy.rules import Refusal
 
 Rows = npt.NDArray[np.float32]
+
+INLINE_BYTES: Final = 32 * 1024
+"""Plain bodies below this are decoded and scored on the loop, where a codec says nothing else: it
+takes two milliseconds at most."""
 
 
 class Headers(Protocol):
@@ -87,17 +92,60 @@ class InferResponse:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Refused(NamedTuple):
+    """A refusal in a protocol's own shape.
+
+    Attributes:
+        headers: further ones, lower-case names, that the protocol's clients look at.
+    """
+
+    content_type: bytes
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def plain(message: str) -> str:
+    """A message that every encoder of text takes: lone surrogates are replaced."""
+    return message.encode("utf-8", "replace").decode()
+
+
 class Codec(Protocol):
     """One wire protocol, bound to one endpoint's contract. Every codec passes the conformance
     suite in ``tests/proxy/protocols/conformance.py``.
 
     Attributes:
+        name: of the protocol, as in the configuration.
+        contract: what the model takes; None while it is to be learnt, and every inference is
+            refused with CONTRACT_UNKNOWN.
+        probe: the route of the server's own, to be asked with GET, that shows that the model is
+            there; None: there is nothing to ask.
+        inline_bytes: plain bodies below this are read on the loop, as that takes two milliseconds
+            at most; 0: none are.
         framing: names and lines of the headers without which a request body cannot be read. They
             go on with a body that was not understood and is let through all the same.
     """
 
     name: str
+    contract: Contract | None
+    probe: Route | None
+    inline_bytes: int
     framing: Sequence[tuple[bytes, bytes]]
+
+    def learn(self, body: bytes, width: int | None) -> Contract:
+        """The contract that the answer to ``probe`` declares: an open one, held to ``width``,
+        where the protocol's servers declare nothing.
+
+        Args:
+            body: of an answer with status 200.
+            width: features per row that something else fixes, such as a bundle.
+
+        Raises:
+            ContractError: if the answer is not what such a server says, or names what cannot be
+                inspected.
+        """
+
+    def with_contract(self, contract: Contract | None) -> Self:
+        """The same codec bound to another contract; this one stays as it is."""
 
     def route(self, method: str, target: str) -> Route:
         """Understands a request target.
@@ -151,5 +199,5 @@ class Codec(Protocol):
             ValueError: for a number that the form cannot hold, as NaN in JSON.
         """
 
-    def refuse(self, refusal: Refusal) -> tuple[bytes, bytes]:
-        """Content type and body of a refusal, in the shape that this protocol's clients expect."""
+    def refuse(self, refusal: Refusal) -> Refused:
+        """A refusal in the shape that this protocol's clients expect. Its status is the rule's."""

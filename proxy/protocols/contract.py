@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Self
 
+from proxy.protocols.strict_json import strict_json
 from proxy.protocols.tensors import DATATYPES, MAX_RANK
-from proxy.protocols.v2_json import strict_json
 from proxy.rules import Refusal
 
 ANY: Final = -1

@@ -10,21 +10,30 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from proxy.protocols.base import Headers, InferRequest, InferResponse, Route, Rows
-from proxy.protocols.contract import Contract, TensorSpec
+from proxy.protocols.base import (
+    INLINE_BYTES,
+    Headers,
+    InferRequest,
+    InferResponse,
+    Refused,
+    Route,
+    Rows,
+    plain,
+)
+from proxy.protocols.contract import Contract
+from proxy.protocols.rows import check_range, most_rows, other_rows, scored_rows
+from proxy.protocols.strict_json import loads, split_arrays
 from proxy.protocols.tensors import (
     Tensor,
     datatype_of,
     flatten,
     from_buffer,
-    from_rows,
     from_values,
     to_buffer,
     to_rows,
     to_values,
 )
 from proxy.protocols.v2_binary import LENGTH_HEADER, header_length
-from proxy.protocols.v2_json import loads, split_arrays
 from proxy.protocols.v2_layout import Layout, LayoutReader
 from proxy.protocols.v2_messages import MEDIA_TYPES, check_media_type
 from proxy.protocols.v2_paths import Paths
@@ -41,7 +50,6 @@ from proxy.rules import (
     SHAPE,
     SYNTAX,
     UPSTREAM_INVALID,
-    VALUE,
     Refusal,
 )
 
@@ -71,6 +79,7 @@ class V2:
     """
 
     name = "v2"
+    inline_bytes = INLINE_BYTES
     framing: Sequence[tuple[bytes, bytes]] = (
         (b"content-type", b"content-type: %b\r\n"),
         (b"inference-header-content-length", b"inference-header-content-length: %b\r\n"),
@@ -97,14 +106,20 @@ class V2:
             "parameters": parameters,
         }
         self._paths = Paths(prefix, upstream_prefix)
+        self.probe: Route | None = self._paths.route("GET", prefix)
         self._max_bytes = max_bytes
         self._max_response_bytes = max_response_bytes
-        held = contract or Contract()
+        self._max_rows = max_rows
+        self._held = held = contract or Contract()
         self._width = held.width
         self._order = [spec.name for spec in held.inputs]
         self._layouts = LayoutReader(held, max_rows, parameters)
         # A request without its numbers is the same from one request to the next.
         self._recall = lru_cache(maxsize=_REMEMBERED)(self._layouts.read)
+
+    def learn(self, body: bytes, width: int | None) -> Contract:
+        """The contract that the model's metadata declares. See ``Codec.learn``."""
+        return Contract.from_metadata(body, model=self._paths.model, width=width)
 
     def with_contract(self, contract: Contract | None) -> Self:
         """The same codec bound to another contract; this one stays as it is."""
@@ -149,14 +164,14 @@ class V2:
             else:
                 tensor = from_buffer(name, kind, body, shape, start=base + start, stop=base + stop)
             if ranged is not None:
-                _check_range(ranged, tensor)
+                check_range(ranged, tensor)
             tensors[name] = tensor
         if len(tensors) == 1:
             rows = to_rows(name, kind, tensor, n)
         else:
             if self._order:
                 tensors = {name: tensors[name] for name in self._order if name in tensors}
-            rows = _join(tensors, n)
+            rows = scored_rows(tensors, n)
         if rows.shape[1] != self._width and self._width is not None:
             raise Refusal(SHAPE, f"a row has {self._width} features")
         return InferRequest(tensors, rows, n, layout.options)
@@ -204,45 +219,14 @@ class V2:
         return JSON_LINES, text
 
     def batch(self, request: InferRequest) -> int:
-        """The most rows of one request like this one: 1 where the contract fixes the batch."""
-        contract = self.contract or Contract()
-        fixed = not contract.batched or any(spec.shape[0] == 1 for spec in contract.inputs)
-        if fixed or any(len(tensor) != request.n for tensor in request.tensors.values()):
-            return 1
-        return int(self._arguments["max_rows"])
+        """The most rows of one request like this one. See ``Codec.batch``."""
+        return most_rows(self._held, request, self._max_rows)
 
     def with_rows(
         self, request: InferRequest, rows: Rows, origins: npt.NDArray[np.int64]
     ) -> InferRequest:
-        """The same question about other rows. See ``Codec.with_rows``.
-
-        Raises:
-            ValueError: if they do not fit the request, or are more than its ``batch``.
-        """
-        m = len(rows)
-        if rows.shape[1] != request.rows.shape[1] or m > self.batch(request):
-            raise ValueError(f"rows of shape {rows.shape} do not fit the request")
-        ranges = {spec.name: spec for spec in (self.contract or Contract()).inputs}
-        tensors: dict[str, Tensor] = {}
-        at = 0
-        for name, tensor in request.tensors.items():
-            batched = len(tensor) == request.n
-            shape = (m, *tensor.shape[1:]) if batched else tensor.shape
-            kind = datatype_of(tensor.dtype)
-            if not kind.numeric:
-                tensors[name] = tensor[origins] if batched else tensor
-                continue
-            width = tensor.size // request.n
-            spec = ranges.get(name)
-            tensors[name] = from_rows(
-                rows[:, at : at + width],
-                kind,
-                minimum=spec.minimum if spec else None,
-                maximum=spec.maximum if spec else None,
-            ).reshape(shape)
-            at += width
-        options = {key: value for key, value in request.options.items() if key != "id"}
-        return InferRequest(tensors, rows, m, options)
+        """The same question about other rows. See ``Codec.with_rows``."""
+        return other_rows(self._held, request, rows, origins, self._max_rows)
 
     def decode_response(self, head: Headers, body: bytes) -> InferResponse:
         """Reads a successful answer to an inference strictly and within bounds.
@@ -267,10 +251,9 @@ class V2:
         """
         return encode_response(response)
 
-    def refuse(self, refusal: Refusal) -> tuple[bytes, bytes]:
-        """Content type and body of a refusal: a string, since an object breaks tritonclient."""
-        message = refusal.message.encode("utf-8", "replace").decode()
-        return b"application/json", orjson.dumps({"error": message})
+    def refuse(self, refusal: Refusal) -> Refused:
+        """A refusal in the protocol's shape: a string, since an object breaks tritonclient."""
+        return Refused(b"application/json", orjson.dumps({"error": plain(refusal.message)}))
 
     def _read(self, text: bytes) -> tuple[Layout, list[list[Any]], bool]:
         """The layout of a request, its JSON data, and whether booleans may be in that."""
@@ -299,18 +282,3 @@ def _frame(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     item = {"name": name, "shape": shape, "datatype": datatype_of(dtype).name, "data": []}
     text = orjson.dumps({"inputs": [item]})
     return text[: -len(b"]}]}") - 1].replace(b"%", b"%%") + b"%b}]}"
-
-
-def _join(tensors: Mapping[str, Tensor], n: int) -> Rows:
-    parts = [
-        to_rows(name, datatype_of(tensor.dtype), tensor, n) for name, tensor in tensors.items()
-    ]
-    return np.concatenate(parts, axis=1)
-
-
-def _check_range(spec: TensorSpec, tensor: Tensor) -> None:
-    # As Python numbers: a 64-bit integer is not rounded to a double before it is compared.
-    if (spec.minimum is not None and tensor.min().item() < spec.minimum) or (
-        spec.maximum is not None and tensor.max().item() > spec.maximum
-    ):
-        raise Refusal(VALUE, f"{spec.name} must lie in [{spec.minimum}, {spec.maximum}]")

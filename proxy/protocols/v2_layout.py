@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from proxy.protocols.contract import ANY, Contract, TensorSpec
+from proxy.protocols.strict_json import Bounds, check_bounds, check_unique_keys, loads
 from proxy.protocols.tensors import BYTES, DATATYPES, Datatype
 from proxy.protocols.v2_binary import check_size
-from proxy.protocols.v2_json import Bounds, check_bounds, check_unique_keys, loads
 from proxy.protocols.v2_messages import (
     MAX_TENSORS,
     check_text,

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from proxy.protocols.base import Headers, InferResponse
+from proxy.protocols.strict_json import check_unique_keys, count_keys, loads
 from proxy.protocols.tensors import (
     DATATYPES,
     Tensor,
@@ -21,7 +22,6 @@ from proxy.protocols.tensors import (
     to_values,
 )
 from proxy.protocols.v2_binary import LENGTH_HEADER, check_size, header_length
-from proxy.protocols.v2_json import check_unique_keys, count_keys, loads
 from proxy.protocols.v2_messages import check_media_type, check_text, read_shape, shown
 from proxy.rules import BINARY_FRAMING, BODY_TOO_LARGE, DATATYPE, SYNTAX, TENSOR_NAME, Refusal
 

@@ -115,7 +115,7 @@ class CodecConformance:
         except Refusal as refusal:
             assert refusal.rule is RULES[refusal.rule.id]
             assert 400 <= refusal.rule.status < 500
-            content_type, reply = codec.refuse(refusal)
+            content_type, reply, _ = codec.refuse(refusal)
             assert content_type and reply
             return refusal
         assert type(request) is InferRequest
@@ -334,7 +334,7 @@ class CodecConformance:
 
     @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.id)
     def test_every_refusal_has_words(self, rule):
-        content_type, body = self.codec().refuse(Refusal(rule, "detail \u00e9 \ud800"))
+        content_type, body, _ = self.codec().refuse(Refusal(rule, "detail \u00e9 \ud800"))
         assert content_type
         assert rule.message.encode() in body
         assert rule.explains == (b"detail" in body)

@@ -210,8 +210,8 @@ def test_any_bytes_give_an_answer_or_a_refusal(body, length):
 
 
 def test_refusals_are_strings_that_tell_only_what_the_rule_allows():
-    kind, body = CODEC.refuse(Refusal(SHAPE, 'x is "wide"'))
+    kind, body, _ = CODEC.refuse(Refusal(SHAPE, 'x is "wide"'))
     assert kind == b"application/json"
     assert json.loads(body) == {"error": 'wrong shape: x is "wide"'}
-    _, body = CODEC.refuse(Refusal(OUTLIER, "score 17.2 above 3.1"))
+    _, body, _ = CODEC.refuse(Refusal(OUTLIER, "score 17.2 above 3.1"))
     assert json.loads(body) == {"error": "request refused"}

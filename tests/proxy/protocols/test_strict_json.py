@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.protocols.contract import Contract
+from proxy.protocols.strict_json import Bounds, check_bounds, loads, split_arrays, strict_json
 from proxy.protocols.v2 import V2
-from proxy.protocols.v2_json import Bounds, check_bounds, loads, split_arrays, strict_json
 from proxy.rules import DUPLICATE_KEY, SYNTAX, Refusal
 
 # What the suite leaves to the parser: zero for too small a number, the nearest double for too
@@ -219,7 +219,7 @@ def test_a_fault_costs_no_further_reading(text, times, monkeypatch):
         return orjson.loads(part)
 
     wrapped = SimpleNamespace(loads=counted, JSONDecodeError=orjson.JSONDecodeError)
-    monkeypatch.setattr("proxy.protocols.v2_json.orjson", wrapped)
+    monkeypatch.setattr("proxy.protocols.strict_json.orjson", wrapped)
     with pytest.raises(Refusal):
         infer(text)
     assert round(sum(read) / len(text)) == times
@@ -237,7 +237,7 @@ def test_an_open_string_hides_nothing(hidden, monkeypatch):
         return orjson.loads(part)
 
     wrapped = SimpleNamespace(loads=counted, JSONDecodeError=orjson.JSONDecodeError)
-    monkeypatch.setattr("proxy.protocols.v2_json.orjson", wrapped)
+    monkeypatch.setattr("proxy.protocols.strict_json.orjson", wrapped)
     contract = Contract.from_config([{"name": "x", "datatype": "FP32", "shape": [-1, 2]}])
     text = hidden % (b"[1]," * 50_000 + b"[1]")
     with pytest.raises(Refusal) as refusal:
