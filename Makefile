@@ -20,7 +20,8 @@ N ?= 1000000
 UV_LINKS = UV_FIND_LINKS="$$(echo $$PIP_FIND_LINKS | tr ' ' ',')"
 PIP = -m pip --disable-pip-version-check -qq install --no-deps
 PYTEST = .venv/bin/python -m pytest
-REAL = $(addsuffix /.installed,$(addprefix .venv-,alibi envoy mlserver torch triton tritonclient))
+LOCKED = alibi bentoml clients envoy kserve litserve mlflow mlserver mms seldon torch triton
+REAL = $(patsubst %,.venv-%/.installed,$(LOCKED))
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check bench adversarial real real-environments soak mutate lock clean
@@ -28,8 +29,9 @@ REAL = $(addsuffix /.installed,$(addprefix .venv-,alibi envoy mlserver torch tri
 demo: .venv/.project
 	.venv/bin/bartizan demo $(ARGS)
 
+# A process a core, a file at a time: what a file sets up is set up once. ARGS="-n 0" uses one.
 test: .venv/.project
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/.project
 	.venv/bin/ruff check
@@ -41,6 +43,8 @@ bench: .venv/.project .venv-envoy/.installed
 	.venv/bin/python -m loadtest.bench $(ARGS)
 	.venv/bin/python -m loadtest.pattern_cost
 	.venv/bin/python -m loadtest.answer_cost --out docs/benchmarks.md
+	.venv/bin/python -m loadtest.codec_cost --out docs/benchmarks.md
+	.venv/bin/python -m loadtest.grpc_cost --out docs/benchmarks.md
 
 # About an hour on one core; what was measured is kept, and not measured again.
 adversarial: .venv/.project .venv-torch/.installed
@@ -62,12 +66,14 @@ soak: .venv/.project
 mutate: .venv/.project
 	$(PYTEST) tests/proxy/http/test_mutations.py --mutations=$(N) $(ARGS)
 
-# Stamps: an environment is made anew only when its lock file is newer than it is.
-.venv/.locked: requirements/dev.lock
+# Stamps: an environment is made anew only when its lock file is newer than it is. uv installs in a
+# fraction of pip's time; where it does not find what pip does, pip installs the gateway's own.
+.venv/.locked: requirements/dev.lock .venv-uv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@echo "installing $< into .venv"
-	@.venv/bin/python $(PIP) --require-hashes -r $<
+	@$(UV_LINKS) .venv-uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes -r $< || \
+	    .venv/bin/python $(PIP) --require-hashes -r $<
 	@touch $@
 
 # The build backend is in the lock file: nothing is fetched here.
@@ -75,8 +81,7 @@ mutate: .venv/.project
 	@.venv/bin/python $(PIP) --no-build-isolation -e .
 	@touch $@
 
-# The other environments hold one real program each, and never the project. They are gigabytes: uv
-# installs them in a fraction of pip's time.
+# The other environments hold one real program each, and never the project.
 .venv-%/.installed: requirements/%.lock .venv-uv/.installed
 	@test -x .venv-$*/bin/python || $(PYTHON) -m venv --without-pip .venv-$*
 	@echo "installing $< into .venv-$*"
@@ -96,7 +101,7 @@ UNIVERSAL = $(UV) --universal --python-version 3.11
 lock: .venv-uv/.installed
 	$(UNIVERSAL) pyproject.toml -o requirements/run.lock
 	$(UNIVERSAL) pyproject.toml --all-extras --group dev -o requirements/dev.lock
-	for name in alibi envoy mlserver torch triton tritonclient uv; do \
+	for name in $(LOCKED) uv; do \
 	    $(UV) --python-version 3.11 requirements/$$name.in -o requirements/$$name.lock || exit; \
 	done
 

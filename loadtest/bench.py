@@ -15,10 +15,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import uvloop
@@ -145,12 +145,24 @@ def _await_service(session: Session, subject: Subject, request: bytes) -> None:
         time.sleep(0.1)
 
 
-def measure(subject: Subject, case: str, pool: Sequence[bytes], plan: Plan, round_: int) -> Sample:
-    """Throughput with many connections, then latency with one."""
+def measure(
+    subject: Subject,
+    case: str,
+    pool: Sequence[Any],
+    plan: Plan,
+    round_: int,
+    *,
+    drive: Callable[..., Coroutine[Any, Any, Result]] = closed_loop,
+) -> Sample:
+    """Throughput with many connections, then latency with one.
+
+    Args:
+        drive: the load, as ``loadtest.client.closed_loop``, that sends what is in ``pool``.
+    """
     subject.process.check()
 
     def load(connections: int, seconds: float) -> Result:
-        run = closed_loop(subject.address, pool, connections=connections, seconds=seconds)
+        run = drive(subject.address, pool, connections=connections, seconds=seconds)
         with held():
             return uvloop.run(run)
 
@@ -296,10 +308,15 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
+def two_cores() -> tuple[int | None, int | None]:
+    """A core for the proxy and one for its load; any, where there are no two."""
+    cores = sorted(os.sched_getaffinity(0))
+    return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+
+
 def _parser() -> argparse.ArgumentParser:
     names = [peer.name for peer in PEERS]
-    cores = sorted(os.sched_getaffinity(0))
-    spread = cores if len(cores) > 1 else [None, None]
+    spread = two_cores()
     parser = argparse.ArgumentParser(prog="loadtest.bench", description=__doc__)
     parser.add_argument("--peers", default=",".join(names), help="default: %(default)s")
     parser.add_argument("--cases", default=",".join(CASES), help="default: %(default)s")

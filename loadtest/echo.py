@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -142,8 +143,8 @@ class EchoProtocol(asyncio.Protocol):
 _NOT_FOUND: Final = render_answer("404 Not Found", b'{"error":"not found"}')
 
 
-def pages(models: dict[str, int]) -> dict[bytes, bytes]:
-    """What is answered to GET: server and model metadata, health, readiness."""
+def pages(models: dict[str, int], others: Sequence[str] = ()) -> dict[bytes, bytes]:
+    """What is answered to GET: server and model metadata, health, readiness; others with {}."""
     server = {"name": "echo", "version": "1", "extensions": ["binary_tensor_data"]}
     table = {
         "/v2": orjson.dumps(server),
@@ -153,6 +154,7 @@ def pages(models: dict[str, int]) -> dict[bytes, bytes]:
     for model, features in models.items():
         table[f"/v2/models/{model}"] = orjson.dumps(metadata(model, features))
         table[f"/v2/models/{model}/ready"] = b""
+    table |= dict.fromkeys(others, b"{}")
     return {path.encode(): render_answer("200 OK", body) for path, body in table.items()}
 
 
@@ -167,8 +169,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT")
     parser.add_argument("--model", type=_model, action="append", required=True, metavar="NAME=D")
     parser.add_argument("--digest", action="store_true", help="answer what was received")
+    parser.add_argument("--page", action="append", default=[], metavar="PATH")
     options = parser.parse_args(arguments)
-    table = pages(dict(options.model))
+    table = pages(dict(options.model), options.page)
     serve(options.listen, lambda: EchoProtocol(table, options.digest))
 
 

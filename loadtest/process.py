@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -26,11 +27,24 @@ class ProcessError(Exception):
     """A program did not start, or died: with the end of what it wrote."""
 
 
+# Below the ports that systems lend to outgoing connections. Each process goes through them from a
+# place of its own, so that two which choose at the same time do not choose alike.
+_PORTS: Final = range(2000, 12_000)
+_turns = itertools.count(os.getpid() * 379)
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that was free just now, and that this process chose for nobody else.
+
+    Raises:
+        OSError: if there is none.
+    """
+    for turn in itertools.islice(_turns, len(_PORTS)):
+        port = _PORTS[turn % len(_PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 @contextlib.contextmanager

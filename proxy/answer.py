@@ -20,13 +20,14 @@ from proxy.decision import Action, Permit, Reason
 from proxy.forwarding import Forwarding
 from proxy.http import coding
 from proxy.http.messages import Head
-from proxy.http.response import Response
-from proxy.protocols.base import Codec, InferResponse
+from proxy.protocols.base import CHOOSES, SAYS, Codec, Holds, InferResponse, Rows
 from proxy.reading import MissingAnswer, UnreadableAnswer
 from proxy.rules import UPSTREAM_INVALID, Refusal
+from proxy.scoring import found_in
 from proxy.second_opinion import Indices, LateOpinion, in_time, joined
 from proxy.shaping import shape
 from proxy.telemetry.record import Record
+from proxy.transport import Answer
 from proxy.visit import Scored, Visit
 
 _log = structlog.get_logger("bartizan.pipeline")
@@ -46,12 +47,6 @@ JUDGEMENTS: Final = 256
 
 _INLINE_BYTES: Final = 32 * 1024  # decoded, shaped and encoded on the loop in 3 ms at most
 _INLINE_VALUES: Final = 4096  # of rows judged together with their answers in about as long
-
-_CHOOSES: Final = frozenset({"outputs"})
-"""Options of a request by which a client says what is to be answered."""
-
-_SAYS: Final = frozenset({"outputs", "parameters", "input_parameters"})
-"""Those, and the ones by which it says how."""
 
 Replacement: TypeAlias = tuple[bytes, bytes]
 """Header lines that describe a body, and the body, in place of the model server's."""
@@ -90,7 +85,7 @@ class AnswerInspection:
         self._held -= visit.held
         visit.held = 0
 
-    async def inspect(self, visit: Visit, head: Head, response: Response) -> Replacement | None:
+    async def inspect(self, visit: Visit, head: Head, response: Answer) -> Replacement | None:
         """Reads an answer whole, judges it together with its input, decides anew, and makes it
         coarse where that was decided.
 
@@ -110,6 +105,9 @@ class AnswerInspection:
         body = await response.gathered(endpoint.answer_limit)
         record.answered = self._clock()
         self._hold(visit, response.buffered if body is None else len(body))
+        if body is not None and visit.meter is not None:
+            visit.meter.add(body)
+            visit.metered = True
         if body is None:
             self._unreadable(visit, f"an answer of more than {endpoint.answer_limit} bytes")
             return None
@@ -123,6 +121,7 @@ class AnswerInspection:
         if light:
             verdicts = self._judge(visit, response, body)
         else:
+            visit.light = False
             verdicts = await self._aside(visit, response, body)
         if endpoint.opinions is not None:
             endpoint.opinions.budget.earn(record.rows)
@@ -148,7 +147,7 @@ class AnswerInspection:
         visit.held = size
         self._held += size
 
-    async def _aside(self, visit: Visit, response: Response, body: bytes) -> Verdicts | None:
+    async def _aside(self, visit: Visit, response: Answer, body: bytes) -> Verdicts | None:
         """Judges in a thread.
 
         Raises:
@@ -164,14 +163,19 @@ class AnswerInspection:
         finally:
             self._waiting -= 1
 
-    def _judge(self, visit: Visit, response: Response, body: bytes) -> Verdicts | None:
+    def _judge(self, visit: Visit, response: Answer, body: bytes) -> Verdicts | None:
         """Decodes an answer and judges it together with its rows; what was found of them, or
         None."""
         endpoint, scored = visit.endpoint, visit.scored
         try:
-            visit.response = understood(response, body, endpoint.codec, limit=endpoint.answer_limit)
+            visit.response = understood(
+                response, body, visit.binding.codec, limit=endpoint.answer_limit
+            )
         except Refusal as refusal:
             self._unreadable(visit, refusal.detail)
+            return None
+        if visit.response.rows is not None:
+            self._score(visit, visit.response.rows)
             return None
         if scored is None or endpoint.judge is None:
             return None
@@ -180,10 +184,10 @@ class AnswerInspection:
             visit.answers = reader.read(visit.response, len(scored.rows), _among(visit))
             verdicts = scorer.score(scored.rows, visit.answers, _entry(visit, scored, scorer))
         except MissingAnswer as missing:
-            self._unjudged(visit, str(missing), _SAYS)
+            self._unjudged(visit, str(missing), SAYS)
             return None
         except UnreadableAnswer as unreadable:
-            self._unjudged(visit, str(unreadable), _CHOOSES)
+            self._unjudged(visit, str(unreadable), CHOOSES)
             return None
         except ScoreFault as fault:
             self._unjudged(visit, str(fault))
@@ -195,6 +199,24 @@ class AnswerInspection:
         self._find(visit, scored, verdicts)
         visit.record.judged = self._clock()
         return verdicts
+
+    def _score(self, visit: Visit, rows: Rows) -> None:
+        """Scores the rows that an answer holds, and decides on what is found."""
+        record, bundle = visit.record, visit.endpoint.bundle
+        if bundle is None:
+            return
+        try:
+            found = found_in(visit, rows, bundle, self._clock())
+        except ScoreFault as fault:
+            found = [Reason(rules.DETECTOR_FAULT, str(fault))]
+        except Exception as fault:
+            _log.exception("fault", endpoint=visit.endpoint.name, request=record.id)
+            found = [Reason(rules.INTERNAL, repr(fault))]
+        record.judged = self._clock()
+        if self._values:
+            record.notes["values"] = rows
+        if found:
+            self._decide(visit, *found)
 
     def _find(self, visit: Visit, scored: Scored, verdicts: Verdicts) -> None:
         """Notes what was found of the rows with their answers, and decides on it."""
@@ -220,12 +242,15 @@ class AnswerInspection:
     def _unreadable(self, visit: Visit, detail: str) -> None:
         """Decides about an answer that was not understood, by what it was needed for."""
         faults = []
+        request = visit.request
+        if request is not None and request.answer is Holds.ROWS and visit.endpoint.bundle:
+            faults.append(Reason(rules.DETECTOR_FAULT, detail))
         if visit.scored is not None:
             faults.append(Reason(rules.AGREEMENT_FAULT, detail))
         if _is_shaped(visit):
             faults.append(Reason(rules.ANSWER_UNREADABLE, detail))
         if faults:
-            self._decide(visit, *_blamed(visit, *faults, says=_CHOOSES))
+            self._decide(visit, *_blamed(visit, *faults, says=CHOOSES))
 
     def _decide(self, visit: Visit, *found: Reason) -> None:
         """Decides over all that was found so far, and this."""
@@ -264,7 +289,7 @@ class AnswerInspection:
     async def _asked(self, visit: Visit, head: Head, rows: Indices) -> Answers:
         """What the same model says of the changed copies of these rows."""
         endpoint, request, scored = visit.endpoint, visit.request, visit.scored
-        opinions, judge, codec = endpoint.opinions, endpoint.judge, endpoint.codec
+        opinions, judge, codec = endpoint.opinions, endpoint.judge, visit.binding.codec
         assert opinions and judge and request and scored  # the caller looked
 
         def written(of: slice) -> tuple[bytes, bytes]:
@@ -282,7 +307,7 @@ class AnswerInspection:
                 visit.record.decision, self._forwarding.request(visit, head, lines, body)
             )
             visit.record.opinion_rows += len(views[part])
-            response = await endpoint.pool.send(permit)
+            response = await visit.binding.pool.send(permit)
             answer = await response.whole(endpoint.answer_limit)
             if response.status != 200:
                 raise UnreadableAnswer(f"the model server answered {response.status}")
@@ -295,7 +320,7 @@ class AnswerInspection:
 
 
 def understood(
-    response: Response,
+    response: Answer,
     body: bytes,
     codec: Codec,
     *,
@@ -326,9 +351,9 @@ def understood(
 
 def _among(visit: Visit) -> frozenset[str] | None:
     """The model's outputs, as far as they are known, where the client chose among them."""
-    if visit.request is None or "outputs" not in visit.request.options:
+    if visit.request is None or CHOOSES.isdisjoint(visit.request.options):
         return None
-    contract = visit.endpoint.codec.contract
+    contract = visit.endpoint.contract
     return frozenset(spec.name for spec in contract.outputs) if contract else frozenset()
 
 
@@ -363,7 +388,7 @@ def _shaped(visit: Visit) -> Replacement:
     """The answer made coarse."""
     endpoint, request, response = visit.endpoint, visit.request, visit.response
     assert response is not None  # the caller looked
-    return endpoint.codec.encode_response(shape(response, endpoint.style, request))
+    return visit.binding.codec.encode_response(shape(response, endpoint.style, request))
 
 
 def _entry(visit: Visit, scored: Scored, scorer: AnswerScorer) -> Floats:

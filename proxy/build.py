@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from importlib import import_module
+from ssl import SSLContext
 from typing import Final
 
 import numpy as np
@@ -15,30 +17,33 @@ from detectors.calibration import BudgetError, Calibration
 from detectors.patterns.exchange import Layout
 from detectors.patterns.tracker import PatternTracker
 from proxy.build_answers import Answering, answering
+from proxy.build_bindings import bindings
+from proxy.build_contracts import declared_contract, known_contract
 from proxy.client_watch import ClientWatch
 from proxy.contract_watch import ContractWatch
 from proxy.decision import Action, Mode
-from proxy.endpoint import Endpoint
+from proxy.endpoint import Binding, Endpoint
 from proxy.explanations import Explanations
 from proxy.generation import Generation
 from proxy.http.address import Address
-from proxy.http.limits import ListenerLimits, PoolLimits
-from proxy.http.tls import client_context, server_context
-from proxy.http.upstream import Pool
+from proxy.http.application import Application
+from proxy.http.limits import ListenerLimits
+from proxy.http.tls import server_context
 from proxy.identity import Identifier
 from proxy.pipeline import Pipeline
 from proxy.policy import Exclusion, Policy, RuleSetting
-from proxy.protocols.contract import Contract, ContractError
-from proxy.protocols.v2 import V2
+from proxy.protocols.contract import ContractError
+from proxy.settings.contract import LearntContract
 from proxy.settings.endpoint import Endpoint as EndpointSettings
-from proxy.settings.endpoint import LearntContract
-from proxy.settings.endpoint import Quota as QuotaSettings
+from proxy.settings.limits import Quota as QuotaSettings
 from proxy.settings.load import digest
 from proxy.settings.models import Http, Settings
+from proxy.settings.server_tls import Tls
 from proxy.state.base import Quota, State
 from proxy.state.limits import Limiter
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics, Watched
+from proxy.transport import Listens
 
 FORWARDED: Final = (
     "accept",
@@ -105,23 +110,16 @@ def build(
         SettingsError: if the file of API keys cannot be used.
     """
     identify = Identifier(settings.client, random=lambda n: shared.pseudonym_key[:n])
-    learnt = _learnt(previous)
-    contracts = {
-        endpoint.name: _contract(endpoint, bundles.get(endpoint.name))
-        or _fitting(endpoint, learnt.get(_lesson(endpoint)), bundles.get(endpoint.name))
+    spoken = {
+        endpoint.name: _bindings(settings, endpoint, bundles.get(endpoint.name), shared, previous)
         for endpoint in settings.endpoints
     }
-    old = _pools(previous)
     clients = {
         endpoint.name: _clients(settings, endpoint, bundles.get(endpoint.name), shared, previous)
         for endpoint in settings.endpoints
     }
     answers = {
         endpoint.name: _answering(settings, endpoint, bundles.get(endpoint.name), shared, previous)
-        for endpoint in settings.endpoints
-    }
-    pools = {
-        endpoint.name: old.get(_reach(endpoint)) or _pool(endpoint, shared)
         for endpoint in settings.endpoints
     }
 
@@ -132,19 +130,11 @@ def build(
     endpoints = [
         Endpoint(
             name=endpoint.name,
-            match=endpoint.match,
             policy=_policy(endpoint, identify),
-            pool=pools[endpoint.name],
+            bindings=spoken[endpoint.name],
             limiter=_limiter(endpoint, shared.state),
             clients=clients[endpoint.name],
             metrics=shared.metrics.endpoint(endpoint.name),
-            codec=V2(
-                endpoint.match,
-                contracts[endpoint.name],
-                max_rows=endpoint.limits.rows_per_request,
-                max_bytes=endpoint.limits.body_bytes,
-                max_response_bytes=endpoint.answer.body_bytes,
-            ),
             body_limit=endpoint.limits.body_bytes,
             expanded_ratio=int(endpoint.limits.expanded_ratio),
             answer_limit=endpoint.answer.body_bytes,
@@ -211,16 +201,53 @@ def listener_address(settings: Settings) -> Address:
     Raises:
         BuildError: if the certificate or its key cannot be used.
     """
-    listen, tls = settings.listen, settings.tls
+    listen = settings.listen
+    return Address(listen.host, listen.port, listen.path, _server_context(settings.tls, "tls"))
+
+
+def check_grpc_certificate(settings: Settings) -> None:
+    """Reads what gRPC's listener is to present, for nothing.
+
+    Raises:
+        BuildError: if the certificate or its key cannot be used.
+    """
+    if settings.grpc is not None:
+        _server_context(settings.grpc.tls, "grpc.tls")
+
+
+def grpc_listener(
+    settings: Settings,
+    application: Application,
+    *,
+    clock: Callable[[], float],
+    reuse_port: bool,
+) -> Listens:
+    """The listener for clients that speak gRPC, as configured.
+
+    Args:
+        clock: monotonic seconds.
+        reuse_port: whether other processes listen on the same port.
+
+    Raises:
+        BuildError: if gRPC is not installed, or a certificate cannot be used.
+    """
     try:
-        context = (
-            server_context(*map(str, filter(None, (tls.certificate, tls.key, tls.client_ca))))
-            if tls
-            else None
+        # Imported where it is asked for: gRPC is an extra.
+        made: Listens = import_module("proxy.build_grpc").listener(
+            settings, application, clock=clock, reuse_port=reuse_port
         )
+    except (ImportError, OSError, ValueError) as error:
+        raise BuildError(f"grpc: {error}") from error
+    return made
+
+
+def _server_context(tls: Tls | None, place: str) -> SSLContext | None:
+    if tls is None:
+        return None
+    try:
+        return server_context(*map(str, filter(None, (tls.certificate, tls.key, tls.client_ca))))
     except OSError as error:
-        raise BuildError(f"tls: {error}") from error
-    return Address(listen.host, listen.port, listen.path, context)
+        raise BuildError(f"{place}: {error}") from error
 
 
 def load_endpoint_bundle(settings: Settings, endpoint: EndpointSettings) -> Bundle:
@@ -242,104 +269,30 @@ def load_endpoint_bundle(settings: Settings, endpoint: EndpointSettings) -> Bund
             bundle = bundle.with_budget(alpha, delta)
     except (BundleError, BudgetError, OSError) as error:
         raise BuildError(f"endpoint {endpoint.name}: {endpoint.bundle}: {error}") from error
-    _contract(endpoint, bundle)
+    try:
+        declared_contract(endpoint, bundle)
+    except ContractError as error:
+        raise BuildError(f"endpoint {endpoint.name}: {error}") from error
     return bundle
 
 
-def _contract(endpoint: EndpointSettings, bundle: Bundle | None) -> Contract | None:
-    """The configured contract; None if it is to be learnt."""
-    if isinstance(endpoint.contract, LearntContract):
-        return None
-    try:
-        return Contract.from_config(
-            [
-                {
-                    "name": tensor.name,
-                    "datatype": tensor.datatype,
-                    "shape": tensor.shape,
-                    "minimum": tensor.min,
-                    "maximum": tensor.max,
-                }
-                for tensor in endpoint.contract.inputs
-            ],
-            width=bundle.features if bundle else None,
-        )
-    except ContractError as error:
-        raise BuildError(f"endpoint {endpoint.name}: {error}") from error
-
-
-def _reach(endpoint: EndpointSettings) -> str:
-    """What a pool depends on: the same for two endpoints that one pool could serve in turn."""
-    return endpoint.model_dump_json(
-        include={"name", "upstream", "upstream_tls", "timeouts", "connections"}
-    )
-
-
-def _lesson(endpoint: EndpointSettings) -> str:
-    """What a learnt contract depends on."""
-    return endpoint.model_dump_json(include={"name", "match", "upstream", "contract"})
-
-
-def _fitting(
-    endpoint: EndpointSettings, contract: Contract | None, bundle: Bundle | None
-) -> Contract | None:
-    """A learnt contract, held to the width of the bundle's rows.
+def _bindings(
+    settings: Settings,
+    endpoint: EndpointSettings,
+    bundle: Bundle | None,
+    shared: Shared,
+    previous: Generation | None,
+) -> tuple[Binding, ...]:
+    """The endpoint's protocols, bound to what is known of the contract.
 
     Raises:
-        BuildError: if the bundle scores rows of another width than the model takes.
+        BuildError: if the model cannot be asked so.
     """
-    if contract is None or bundle is None:
-        return contract
     try:
-        return contract.with_width(bundle.features)
-    except ContractError as error:
-        raise BuildError(f"endpoint {endpoint.name}: {endpoint.bundle}: {error}") from error
-
-
-def _learnt(generation: Generation | None) -> dict[str, Contract | None]:
-    """The contracts learnt so far: a reload does not forget them."""
-    if generation is None:
-        return {}
-    pairs = zip(generation.settings.endpoints, generation.pipeline.endpoints, strict=True)
-    return {_lesson(given): endpoint.codec.contract for given, endpoint in pairs}
-
-
-def _pools(generation: Generation | None) -> dict[str, Pool]:
-    if generation is None:
-        return {}
-    pairs = zip(generation.settings.endpoints, generation.pipeline.endpoints, strict=True)
-    return {_reach(given): endpoint.pool for given, endpoint in pairs}
-
-
-def _pool(endpoint: EndpointSettings, shared: Shared) -> Pool:
-    tls, timeouts = endpoint.upstream_tls, endpoint.timeouts
-    try:
-        context = client_context(
-            *(path and str(path) for path in (tls.ca, tls.certificate, tls.key)) if tls else ()
-        )
-    except OSError as error:
-        raise BuildError(f"endpoint {endpoint.name}: upstream_tls: {error}") from error
-    return Pool(
-        [
-            Address(
-                origin.address.host,
-                origin.address.port,
-                origin.address.path,
-                context if origin.tls else None,
-                origin.authority.encode(),
-                (tls.server_name if tls else None) or "",
-            )
-            for origin in endpoint.upstream
-        ],
-        PoolLimits(
-            connections=endpoint.connections,
-            connect_seconds=timeouts.connect_seconds,
-            response_seconds=timeouts.response_seconds,
-            total_seconds=timeouts.total_seconds,
-            queue_seconds=timeouts.queue_seconds,
-        ),
-        clock=shared.clock,
-    )
+        contract = known_contract(endpoint, bundle, previous)
+        return bindings(settings, endpoint, contract, bundle, clock=shared.clock, previous=previous)
+    except ValueError as error:
+        raise BuildError(f"endpoint {endpoint.name}: {error}") from error
 
 
 def _policy(endpoint: EndpointSettings, identify: Identifier) -> Policy:
@@ -481,7 +434,7 @@ def _served(generation: Generation | None, name: str) -> tuple[EndpointSettings,
 
 
 def _limiter(endpoint: EndpointSettings, state: State) -> Limiter:
-    most = endpoint.limits.rows_per_request
+    most = endpoint.rows_at_once
 
     def quota(limits: QuotaSettings) -> Quota:
         return Quota.of(limits.rows_per_second, limits.burst(most), limits.rows_per_day)

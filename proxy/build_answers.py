@@ -15,6 +15,7 @@ from proxy.decision import Mode
 from proxy.reading import AnswerReader
 from proxy.second_opinion import SecondOpinions
 from proxy.settings.endpoint import Endpoint
+from proxy.settings.protocols import CustomJson
 from proxy.shaping import Style, noise_key
 
 
@@ -49,8 +50,14 @@ def answering(
         ValueError: if it cannot be done with this bundle.
     """
     agreement = bundle.agreement if bundle else None
+    if agreement is not None and endpoint.protocol.name == "openai":
+        raise ValueError(
+            f"{endpoint.bundle} was fitted with the model's answers to its rows: "
+            "of embeddings, which are answers, there are none"
+        )
     if bundle is not None and agreement is None:
         _check_idle(endpoint)
+    _check_readable(endpoint, bundle)
     return Answering(
         judge=(_reader(endpoint, agreement), agreement) if agreement else None,
         opinions=_opinions(endpoint, bundle),
@@ -70,6 +77,24 @@ def _check_idle(endpoint: Endpoint) -> None:
         raise ValueError(
             f"{endpoint.bundle} was fitted without agreement, as it takes the model's answers to "
             f"honest rows: {', '.join(sorted(idle))} would do nothing"
+        )
+
+
+def _check_readable(endpoint: Endpoint, bundle: Bundle | None) -> None:
+    """Refuses to need answers of which it is not said where they hold what the model says."""
+    protocol = endpoint.protocol
+    if not isinstance(protocol, CustomJson) or protocol.answer is not None:
+        return
+    needs = {
+        "judged": bundle is not None and bundle.agreement is not None,
+        "captured": endpoint.capture is not None,
+        "shaped": endpoint.shaping.when == "always"
+        or (bundle is not None and bundle.patterns is not None and "shape" in endpoint.on_pattern),
+    }
+    if any(needs.values()):
+        words = " and ".join(word for word, needed in needs.items() if needed)
+        raise ValueError(
+            f"protocol.answer: answers are to be {words}: say where they hold what the model says"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from proxy.decision import ALLOWED, Permit, UpstreamRequest
-from proxy.endpoint import Endpoint
+from proxy.endpoint import Binding, Endpoint
 from proxy.protocols.contract import Contract, ContractError
 from proxy.rules import Refusal
 
@@ -18,6 +18,8 @@ _log = structlog.get_logger("bartizan.contract")
 _FIRST_WAIT: Final = 0.1
 """Seconds before a server that did not answer is asked again; doubled each time."""
 _METADATA_BYTES: Final = 2**20
+_NOT_SPOKEN: Final = frozenset({400, 404, 405})
+"""What servers say to a path of a protocol that they do not speak."""
 
 
 class ContractWatch:
@@ -26,8 +28,12 @@ class ContractWatch:
     A contract that was learnt is kept while the server is away, and while what it says cannot be
     held: a model that does not fit the bundle is a fault to repair, not one to follow.
 
+    An endpoint's first server is asked, by the endpoint's own protocol; where several are spoken
+    with it, by each in turn until one is answered, and by that one from then on. What is learnt
+    holds for every protocol of the endpoint.
+
     Args:
-        endpoint: whose codec is bound to the contract.
+        endpoint: whose codecs are bound to the contract.
         learn: whether the contract is learnt; otherwise the server's answer only shows that it is
             there.
         refresh_seconds: between two questions to a server that answers.
@@ -50,18 +56,23 @@ class ContractWatch:
         self._learn = learn
         self._refresh = refresh_seconds
         self._sleep = sleep
-        route = endpoint.codec.route("GET", endpoint.match)
-        self._model = route.model
-        self._request = UpstreamRequest(b"GET", route.target, b"accept: application/json\r\n")
+        first = endpoint.bindings[0].pool
+        self._asking = [
+            binding
+            for binding in endpoint.bindings
+            if binding.pool is first and binding.codec.probe is not None
+        ]
         self.asked = asyncio.Event()
         self.problem = "the model server has not answered yet"
 
     async def run(self) -> None:
-        """Asks for ever."""
+        """Asks for ever, if there is something to ask."""
         wait = _FIRST_WAIT
         while True:
             await self.check()
             self.asked.set()
+            if not self._asking:
+                return
             if self.problem:
                 await self._sleep(wait)
                 wait = min(2 * wait, self._refresh)
@@ -71,14 +82,13 @@ class ContractWatch:
 
     async def check(self) -> None:
         """Asks once."""
-        before = self.problem
+        before, bundle = self.problem, self._endpoint.bundle
         try:
-            response = await self._endpoint.pool.send(Permit(ALLOWED, self._request))
-            body = await response.body(_METADATA_BYTES)
-            if response.status != 200:
-                self.problem = f"the model's metadata was answered with {response.status}"
+            if self._asking:
+                self.problem = await self._ask()
             else:
-                self._bind(body)
+                if self._learn:
+                    self._bind(Contract().with_width(bundle.features if bundle else None))
                 self.problem = ""
         except Refusal as refusal:
             self.problem = f"{refusal.rule.message}: {refusal.detail}"
@@ -91,21 +101,39 @@ class ContractWatch:
             tell = _log.warning if self.problem else _log.info
             tell("upstream", endpoint=self._endpoint.name, problem=self.problem or None)
 
-    def _bind(self, metadata: bytes) -> None:
-        if not self._learn:
-            return
-        codec = self._endpoint.codec
-        bundle = self._endpoint.bundle
-        contract = Contract.from_metadata(
-            metadata, model=self._model, width=bundle.features if bundle else None
+    async def _ask(self) -> str:
+        """Asks by each protocol until one is answered; what is wrong, or ""."""
+        bundle, problem = self._endpoint.bundle, ""
+        for binding in self._asking:
+            status, body = await self._answer(binding)
+            if status == 200:
+                self._asking = [binding]
+                if self._learn:
+                    self._bind(binding.codec.learn(body, bundle.features if bundle else None))
+                return ""
+            problem = problem or f"the model's metadata was answered with {status}"
+            if status not in _NOT_SPOKEN:
+                break
+        return problem
+
+    async def _answer(self, binding: Binding) -> tuple[int, bytes]:
+        route = binding.codec.probe
+        assert route is not None  # there is something to ask
+        request = UpstreamRequest(
+            route.method.encode(), route.target, b"accept: application/json\r\n"
         )
-        if contract != codec.contract:
-            self._endpoint.codec = codec.with_contract(contract)
-            _log.info(
-                "contract",
-                endpoint=self._endpoint.name,
-                inputs=[
-                    f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in contract.inputs
-                ],
-                open=contract.open,
-            )
+        response = await binding.pool.send(Permit(ALLOWED, request))
+        return response.status, await response.body(_METADATA_BYTES)
+
+    def _bind(self, contract: Contract) -> None:
+        endpoint = self._endpoint
+        if contract == endpoint.contract:
+            return
+        for binding in endpoint.bindings:
+            binding.codec = binding.codec.with_contract(contract)
+        _log.info(
+            "contract",
+            endpoint=endpoint.name,
+            inputs=[f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in contract.inputs],
+            open=contract.open,
+        )

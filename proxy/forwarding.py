@@ -29,12 +29,15 @@ class Forwarding:
         Args:
             lines: header lines that describe the body, each ended by CRLF.
         """
-        if visit.reads:
+        further = visit.binding.codec.forwarded
+        if further:
+            lines += chosen_lines(head, further)
+        if visit.reads or visit.meter is not None:
             forwarded = chosen_lines(head, self._plain) + b"accept-encoding: identity\r\n"
         else:
             forwarded = chosen_lines(head, self._forward)
         return UpstreamRequest(
-            head.method.encode(),
+            visit.route.method.encode(),
             visit.route.target,
             b"%b%b%b%b"
             % (

@@ -52,7 +52,8 @@ class Generation:
                 state.ejections,
             )
             for endpoint in self.pipeline.endpoints
-            for state in endpoint.pool.state().addresses
+            for pool in endpoint.pools
+            for state in pool.state().addresses
         ]
 
     def clients(self) -> dict[str, int]:
@@ -152,11 +153,15 @@ class Generation:
         for endpoint, watch in zip(self.pipeline.endpoints, self.watches, strict=True):
             bundle, window = endpoint.bundle, endpoint.metrics.window
             scorer = bundle and bundle.scorer
-            contract = endpoint.codec.contract
+            contract = endpoint.contract
             described.append(
                 {
                     "name": endpoint.name,
-                    "match": endpoint.match,
+                    "match": endpoint.bindings[0].match,
+                    "protocols": [
+                        {"name": binding.codec.name, "match": binding.match}
+                        for binding in endpoint.bindings
+                    ],
                     "mode": endpoint.policy.mode.value,
                     "failure_mode": endpoint.policy.failure_mode.value,
                     "problem": watch.problem or None,
@@ -186,7 +191,8 @@ class Generation:
                             "in_flight": state.in_flight,
                             "ejected": state.ejected,
                         }
-                        for state in endpoint.pool.state().addresses
+                        for pool in endpoint.pools
+                        for state in pool.state().addresses
                     ],
                 }
             )

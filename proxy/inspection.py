@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from hashlib import sha256
 from typing import Any, Final
 
-import numpy as np
 import structlog
 
-from detectors.arrays import Floats
-from detectors.base import Rows
-from detectors.bundle import Bundle
 from detectors.scorer import ScoreFault
 from proxy import rules
 from proxy.decision import Action, Reason, UpstreamRequest
 from proxy.forwarding import Forwarding, chosen_lines
 from proxy.http import coding
 from proxy.http.messages import Head
-from proxy.protocols.base import Call
+from proxy.protocols.base import Call, Holds, InferRequest
 from proxy.rules import Refusal
+from proxy.scoring import found_in
 from proxy.state.base import LeaseNeeded
 from proxy.telemetry.audit import Audit
-from proxy.visit import Scored, Visit
+from proxy.visit import Visit
 
 _log = structlog.get_logger("bartizan.pipeline")
-
-INLINE_BYTES: Final = 32 * 1024
-"""Plain bodies below this are decoded and scored on the loop: it takes two milliseconds at most.
-
-Compressed ones are not, as they may grow."""
 
 INSPECTIONS: Final = 64
 """Exchanges that may be, or wait to be, inspected in a thread; beyond it the answer is "busy"."""
@@ -85,7 +77,10 @@ class Inspection:
         Raises:
             Refusal: BUSY.
         """
-        visit.light = len(body) < INLINE_BYTES and b"content-encoding" not in head.headers
+        # A compressed body may grow.
+        visit.light = (
+            len(body) < visit.binding.codec.inline_bytes and b"content-encoding" not in head.headers
+        )
         for _ in range(_REFILLS):
             try:
                 if visit.light:
@@ -118,7 +113,7 @@ class Inspection:
             LeaseNeeded: if quota has to be fetched first; the decoded request stays in ``visit``.
         """
         endpoint, record, identity = visit.endpoint, visit.record, visit.identity
-        codec = endpoint.codec  # of one contract from here to the end
+        codec = visit.binding.codec  # of one contract from here to the end
         request = visit.request
         findings: list[Reason] = []
         try:
@@ -152,13 +147,9 @@ class Inspection:
             if request.options and endpoint.judge is not None and _ranks(request.options):
                 findings.append(Reason(rules.TENSOR_NAME, _RANKED))
 
-            bundle = endpoint.bundle
+            bundle = endpoint.bundle if request.answer is Holds.TENSORS else None
             if bundle is not None and not (findings and visit.refuses(findings, self._wall())):
-                p_values = _score(bundle, request.rows, visit)
-                outlier = endpoint.policy.outlier(record.flagged_rows, request.n)
-                if outlier is not None:
-                    findings.append(outlier)
-                findings += self._patterns(visit, request.rows, p_values, record.admitted)
+                findings += found_in(visit, request.rows, bundle, record.admitted)
                 record.scored = self._clock()
         except Refusal as refusal:
             findings.append(Reason.of(refusal))
@@ -192,31 +183,25 @@ class Inspection:
             # Monitor mode, or a fault that the failure mode tolerates: what was not understood
             # goes on as it came, in a head of our own.
             lines = chosen_lines(head, codec.framing)
-        elif endpoint.reads_answers or record.decision.enforced is Action.SHAPE:
-            visit.reads = True
-        elif not record.decision.reasons:
-            visit.request = None  # its memory is free while the model works
+        else:
+            visit.meter = request.meter
+            if _reads(visit, request):
+                visit.reads = True
+            elif not record.decision.reasons:
+                visit.request = None  # its memory is free while the model works
         if self._digests:
             record.notes["sha256"] = sha256(body).hexdigest()
         return self._forwarding.request(visit, head, lines, body)
 
-    def _patterns(
-        self, visit: Visit, rows: Rows, p_values: Floats | None, now: float
-    ) -> Sequence[Reason]:
-        """What the client's queries amount to with these among them; mostly nothing."""
-        endpoint = visit.endpoint
-        try:
-            alarms = endpoint.clients.observe(visit.identity, rows, p_values, now)
-        except ScoreFault as fault:
-            return (Reason(rules.PATTERN_FAULT, str(fault)),)
-        if not alarms:
-            return ()
-        policy = endpoint.policy
-        reasons = [policy.pattern(alarm) for alarm in alarms]
-        if any(reason.action is Action.THROTTLE for reason in reasons):
-            wait = endpoint.clients.pace(visit.identity.client, len(rows), now)
-            reasons = [policy.paced(reason, wait) for reason in reasons]
-        return reasons
+
+def _reads(visit: Visit, request: InferRequest) -> bool:
+    """Whether the answer is to be understood."""
+    endpoint = visit.endpoint
+    if request.answer is Holds.TEXT:
+        return False
+    if request.answer is Holds.ROWS and endpoint.bundle is not None:
+        return True
+    return endpoint.reads_answers or visit.record.decision.enforced is Action.SHAPE
 
 
 def _ranks(options: Mapping[str, Any]) -> bool:
@@ -225,29 +210,3 @@ def _ranks(options: Mapping[str, Any]) -> bool:
     return any(
         "classification" in output.get("parameters", ()) for output in options.get("outputs", ())
     )
-
-
-def _score(bundle: Bundle, rows: Rows, visit: Visit) -> Floats:
-    """Scores (n, d) rows, notes the worst of them and how many are flagged, and returns the (n,)
-    p-values."""
-    scorer, record = bundle.scorer, visit.record
-    if bundle.embedding is not None:
-        rows = bundle.embedding.embed(rows)
-    if len(rows) == 1 and visit.light:
-        record.score, record.p_value, flagged = scorer.score_row(rows)
-        record.signals = scorer.row_p_values()
-        record.flagged_rows = int(flagged)
-        if bundle.agreement is not None:
-            visit.scored = Scored(rows, np.array((record.score,)), np.array((flagged,)))
-        return np.array((record.p_value,))
-    verdicts = scorer.score(rows)
-    record.worst_row = worst = int(verdicts.merged.argmax())
-    record.score = float(verdicts.merged[worst])
-    record.p_value = float(verdicts.p_values[worst])
-    record.signals = dict(
-        zip(verdicts.names, verdicts.detector_p_values[worst].tolist(), strict=True)
-    )
-    record.flagged_rows = int(verdicts.flagged.sum())
-    if bundle.agreement is not None:
-        visit.scored = Scored(rows, verdicts.merged, verdicts.flagged)
-    return verdicts.p_values

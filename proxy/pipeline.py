@@ -27,19 +27,19 @@ import structlog
 from proxy import rules
 from proxy.answer import AnswerInspection
 from proxy.decision import Action, Decision, Permit, Reason
-from proxy.endpoint import Endpoint, Router
+from proxy.endpoint import Binding, Endpoint, Router
 from proxy.explanations import Explanations
 from proxy.forwarding import Forwarding, id_line
 from proxy.http.application import Intake
-from proxy.http.exchange import Exchange
 from proxy.http.messages import Head, Peer, Reply
-from proxy.http.response import Response
 from proxy.identity import Identifier
 from proxy.inspection import Inspection
+from proxy.protocols.base import Meter
 from proxy.rules import Refusal
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
+from proxy.transport import Answer, Exchange
 from proxy.visit import Visit
 
 _log = structlog.get_logger("bartizan.pipeline")
@@ -108,14 +108,14 @@ class Pipeline:
 
     def open(self, head: Head, peer: Peer) -> Intake:
         """Finds the route and the client, before any of the body is read."""
-        endpoint, route = self._router.find(head.method, head.target)
+        endpoint, binding, route = self._router.find(head.method, head.target)
         identity = self._identify(head, peer)
         record = self._record(head)
         record.endpoint = endpoint.name
         if endpoint.bundle is not None:
             record.bundle = endpoint.bundle.digest
         record.client = identity.client
-        return Intake(endpoint.body_limit, Visit(endpoint, route, identity, record))
+        return Intake(endpoint.body_limit, Visit(endpoint, binding, route, identity, record))
 
     async def handle(self, exchange: Exchange) -> None:
         """One exchange, from its whole request to its finished answer."""
@@ -123,16 +123,18 @@ class Pipeline:
         endpoint, record = visit.endpoint, visit.record
         record.received, record.read = exchange.received, exchange.read
         record.request_bytes = len(exchange.body)
-        response: Response | None = None
+        response: Answer | None = None
         try:
             request = await self._requests.inspect(visit, exchange.head, exchange.body)
             record.decided = self._clock()
             if request is None:
                 await self._answer(exchange, visit)
                 return
-            response = await endpoint.pool.send(Permit(record.decision, request))
+            response = await visit.binding.pool.send(Permit(record.decision, request))
             record.answered = self._clock()
             record.status = response.status
+            if response.status >= 400:
+                visit.meter = None  # the model did nothing
             shaped = None
             if visit.reads and 200 <= response.status < 400 and not response.bodiless:
                 shaped = await self._answers.inspect(visit, exchange.head, response)
@@ -144,7 +146,7 @@ class Pipeline:
                 sent = exchange.replace(response, *shaped, id_line(record.id))
                 shaped = None  # its memory is free while the client takes it
             else:
-                sent = await exchange.relay(response, id_line(record.id))
+                sent = await exchange.relay(response, id_line(record.id), visit.tap)
             record.response_bytes = sent
             response = None
             if not whole:
@@ -158,6 +160,8 @@ class Pipeline:
         finally:
             if response is not None:
                 response.discard()  # nobody takes it, and its connection is to be free
+            if visit.meter is not None:
+                self._charge(visit, visit.meter)
             if not exchange.status:
                 record.status = 0  # the client left first
             record.finished = self._clock()
@@ -165,10 +169,17 @@ class Pipeline:
             if not visit.recorded:
                 self._audit.append(record)
             if record.decision.reasons:
-                rows = None if visit.request is None else visit.request.rows
-                self._explanations.keep(record, rows, visit.answers)
+                self._explanations.keep(record, visit.rows, visit.answers)
             if visit.held:
                 await self._taken(exchange, visit)
+
+    def _charge(self, visit: Visit, meter: Meter) -> None:
+        """Charges what only the answer, as far as it came, could tell that it cost."""
+        record = visit.record
+        owed = meter.units() - record.rows
+        if owed > 0:
+            record.rows += owed
+            visit.endpoint.limiter.charge(visit.identity, owed, self._clock())
 
     async def _taken(self, exchange: Exchange, visit: Visit) -> None:
         """Waits until the client has taken a large answer, which counts as held so long."""
@@ -183,15 +194,15 @@ class Pipeline:
         """Offers an exchange that was answered, and not shaped by decision, to the sample of live
         traffic."""
         capture, decision = visit.endpoint.capture, visit.record.decision
-        request, response = visit.request, visit.response
-        if capture is None or request is None or response is None:
+        rows, response = visit.rows, visit.response
+        if capture is None or rows is None or response is None:
             return
         if decision.enforced is not Action.ALLOW:
             return
         try:
-            capture.offer(visit.identity, request.rows, response, self._wall(), decision)
+            capture.offer(visit.identity, rows, response, self._wall(), decision)
         except Exception:  # the client has its answer: the record is to say so
-            capture.left_out["faults"] += request.n
+            capture.left_out["faults"] += len(rows)
             _log.exception("fault", endpoint=visit.endpoint.name, request=visit.record.id)
 
     def refuse(self, refusal: Refusal, head: Head | None, peer: Peer, received: float) -> Reply:
@@ -200,12 +211,14 @@ class Pipeline:
         record.received = record.read = received
         record.decision = _blocked(refusal)
         record.client = self._identify(head or _NO_HEAD, peer).client
-        endpoint, metrics = self.endpoints[0], self._metrics.unrouted
+        metrics = self._metrics.unrouted
+        method, target = ("", "") if head is None else (head.method, head.target)
+        _, binding = self._router.nearest(method, target)
         if head is not None:
             with suppress(Refusal):
-                endpoint, _ = self._router.find(head.method, head.target)
+                endpoint, binding, _ = self._router.find(method, target)
                 record.endpoint, metrics = endpoint.name, endpoint.metrics
-        reply = self._reply(endpoint, record)
+        reply = self._reply(binding, record)
         record.finished = self._clock()
         metrics.observe(record)
         self._audit.append(record)
@@ -221,7 +234,7 @@ class Pipeline:
 
     async def _answer(self, exchange: Exchange, visit: Visit) -> None:
         """Sends the refusal that was decided on."""
-        reply = self._reply(visit.endpoint, visit.record)
+        reply = self._reply(visit.binding, visit.record)
         if self._audit.waits and not visit.recorded:
             await self._recorded(visit)  # a refusal is sent even if it could not be recorded
         exchange.reply(reply)
@@ -246,17 +259,17 @@ class Pipeline:
         findings = [*visit.findings, Reason(rules.AUDIT_FAULT, "the record is not on disk")]
         return not visit.refuses(findings, self._wall())
 
-    def _reply(self, endpoint: Endpoint, record: Record) -> Reply:
-        """The refusal in the shape that the endpoint's clients expect."""
+    def _reply(self, binding: Binding, record: Record) -> Reply:
+        """The refusal in the shape that the protocol's clients expect."""
         reason = record.decision.reasons[0]
         # A client that is throttled for a pattern reads the words of an ordinary limit.
         rule = rules.PACED if reason.action is Action.THROTTLE else reason.rule
-        content_type, body, further = endpoint.codec.refuse(Refusal(rule, reason.detail))
+        content_type, body, further = binding.codec.refuse(Refusal(rule, reason.detail))
         headers = [(b"x-request-id", record.id.encode()), *further]
         if reason.retry_after is not None:
             headers.append((b"retry-after", b"%d" % reason.retry_after))
-        if rule is rules.METHOD:
-            headers.append((b"allow", b"POST" if record.target.endswith("/infer") else b"GET"))
+        if rule is rules.METHOD and (allowed := self._router.allowed(record.target)):
+            headers.append((b"allow", allowed.encode()))
         record.status = rule.status
         record.response_bytes = len(body)
         return Reply(record.status, body, content_type, tuple(headers))

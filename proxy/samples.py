@@ -95,7 +95,7 @@ def united(samples: Sequence[bytes]) -> bytes:
 
 def row_shape(endpoint: Endpoint) -> tuple[int, ...] | None:
     """The shape of a row on the wire, where one tensor makes it; None if it is not known."""
-    contract = endpoint.codec.contract
+    contract = endpoint.contract
     scored = [spec for spec in contract.inputs if spec.numeric] if contract else []
     if len(scored) != 1 or contract is None:
         return None

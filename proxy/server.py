@@ -29,6 +29,8 @@ from proxy.build import (
     BuildError,
     Shared,
     build,
+    check_grpc_certificate,
+    grpc_listener,
     listener_address,
     listener_limits,
     load_bundles,
@@ -56,6 +58,7 @@ from proxy.telemetry.audit_chain import chain_path
 from proxy.telemetry.logs import RateLimit, configure
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import RequestIds
+from proxy.transport import Listens
 
 _log = structlog.get_logger("bartizan")
 
@@ -132,6 +135,7 @@ class Server:
             self._address = replace(self._address, port=self._place.port)
         self._metrics = Metrics(wall=time.time)
         self._listener: Listener
+        self._listeners: list[Listens]
         self._shared: Shared
         self._generation: Generation
         self._explainer: Explainer
@@ -191,6 +195,7 @@ class Server:
         # In a thread: bundles are checked in full, and exchanges go on meanwhile.
         bundles = await asyncio.to_thread(load_bundles, settings)
         prepared = Prepared(settings, bundles, listener_address(settings))
+        check_grpc_certificate(settings)
         if rehearse:
             stage = replace(
                 self._shared,
@@ -211,15 +216,18 @@ class Server:
         self._settings = settings
         self._shared.state.resize(settings.client.max_known)
         await self._asked()
-        self._listener.application = self._generation.pipeline
+        for listener in self._listeners:
+            listener.application = self._generation.pipeline
         renewed = prepared.address.tls
         if settings.tls is not None and self._address.tls is not None and renewed is not None:
             # The listening socket keeps its context, which takes renewed certificates in place.
             self._address.tls.load_cert_chain(settings.tls.certificate, settings.tls.key)
-        kept = {endpoint.pool for endpoint in self._generation.pipeline.endpoints}
-        for endpoint in old.pipeline.endpoints:
-            if endpoint.pool not in kept:
-                task = asyncio.create_task(endpoint.pool.close(settings.http.drain_seconds))
+        for listener in self._listeners:
+            listener.renew()
+        kept = {pool for endpoint in self._endpoints for pool in endpoint.pools}
+        for pool in (pool for endpoint in old.pipeline.endpoints for pool in endpoint.pools):
+            if pool not in kept:
+                task = asyncio.create_task(pool.close(settings.http.drain_seconds))
                 self._retiring.add(task)
                 task.add_done_callback(self._retiring.discard)
 
@@ -242,6 +250,16 @@ class Server:
             sock=place.listening,
             reuse_port=place.port is not None,
         )
+        self._listeners = [listener]
+        if settings.grpc is not None:
+            self._listeners.append(
+                grpc_listener(
+                    settings,
+                    self._generation.pipeline,
+                    clock=shared.clock,
+                    reuse_port=place.number > 0,
+                )
+            )
         self._observe()
         async with beside or nullcontext():
             try:
@@ -249,29 +267,33 @@ class Server:
                 await self._until_ended()
                 self._draining = True
                 _log.info("draining", seconds=settings.http.drain_seconds)
-                await listener.drain(settings.http.drain_seconds)
+                seconds = settings.http.drain_seconds
+                await asyncio.gather(*(one.drain(seconds) for one in self._listeners))
             finally:
-                await listener.close()
+                await asyncio.gather(*(one.close() for one in self._listeners))
                 for task in [*self._working, *self._retiring]:
                     task.cancel()
                 await asyncio.gather(*self._working, *self._retiring, return_exceptions=True)
                 await self._part()
                 for endpoint in self._endpoints:
-                    await endpoint.pool.close()
+                    for pool in endpoint.pools:
+                        await pool.close()
         _log.info("ended")
 
     async def _listen(self) -> None:
         """Lets clients connect, once it is known what there is to know."""
-        settings, listener = self._settings, self._listener
+        settings = self._settings
         await self._shared.state.start()
         await self._asked()
         await asyncio.gather(*(one.clients.learn_bans() for one in self._endpoints))
-        await listener.start()
+        for one in self._listeners:
+            await one.start()
         self.listening.set()
         _log.info(
             "listening",
             clients=str(settings.listen),
-            port=listener.port or None,
+            port=self._listener.port or None,
+            grpc=settings.grpc and str(settings.grpc.listen),
             admin=str(settings.admin.listen),
             endpoints=[endpoint.name for endpoint in settings.endpoints],
         )
@@ -488,6 +510,8 @@ def _check_descriptors(settings: Settings) -> None:
     connections = settings.http.connections
     needed = connections + connections // 4 + _SPARE_DESCRIPTORS
     needed += sum(endpoint.connections * len(endpoint.upstream) for endpoint in settings.endpoints)
+    if settings.grpc is not None:
+        needed += settings.grpc.connections
     allowed = raise_limit(needed)
     if allowed < needed:
         raise BuildError(

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from proxy import shaping_texts
 from proxy.protocols.base import InferRequest, InferResponse
+from proxy.shaping_embeddings import disturbed as disturbed_vectors
+from proxy.shaping_embeddings import rounded as rounded_vectors
 from proxy.shaping_labels import labels, renamed
 from proxy.shaping_noise import KEY_BYTES, beside, noise, noise_key
 from proxy.shaping_scores import (
@@ -106,11 +108,17 @@ def shape(
     the least; and where noise may change the verdict, which labels then follow. Where they cannot,
     as what they say is not the best of ``classes``, the row keeps its verdict.
 
-    Shaping twice is shaping once, but for noise. The answer given is left as it is.
+    Where the answer holds the rows themselves, they are embeddings: see
+    :mod:`proxy.shaping_embeddings`. None of their numbers is the best, so ``top_k`` and ``label``
+    round them too.
+
+    Shaping twice is shaping once, but for noise and embeddings. The answer given is left as it is.
 
     Args:
         request: what was asked, which noise is keyed on. Without it ``noise`` does as ``label``.
     """
+    if response.rows is not None:
+        return _embeddings(response, style)
     if request is None and style.mode == "noise":
         style = replace(style, mode="round" if style.kind == "values" else "label")
     n = response.n if request is None else request.n
@@ -129,6 +137,16 @@ def shape(
         for name in named.outputs:
             tensors[name] = renamed(tensors[name], named, scores)
     return InferResponse(tensors, response.n, response.options)
+
+
+def _embeddings(response: InferResponse, style: Style) -> InferResponse:
+    shaped = {
+        name: disturbed_vectors(tensor, style.decimals, style.noise, style.key)
+        if style.mode == "noise"
+        else rounded_vectors(tensor, style.decimals)
+        for name, tensor in response.tensors.items()
+    }
+    return replace(response, tensors=shaped)
 
 
 def _view(tensor: _Tensor, n: int) -> _Tensor:

@@ -9,7 +9,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -68,19 +68,30 @@ def supervise(path: Path, settings: Settings) -> None:
     """
     limit = configure(level=settings.log.level, form=settings.log.format)
     address = SharedAddress(settings.listen.host, settings.listen.port, settings.listen.path)
-    with closing(address), asyncio.Runner() as runner:
-        runner.run(_Supervisor(path, settings, address, limit).run())
+    with ExitStack() as held:
+        held.callback(address.close)
+        if settings.grpc is not None:
+            listen = settings.grpc.listen  # a port that is stated: nobody needs to be told of it
+            held.callback(SharedAddress(listen.host, listen.port, "").close)
+        with asyncio.Runner() as runner:
+            runner.run(_Supervisor(path, settings, address, held, limit).run())
 
 
 class _Supervisor:
     """Implements ``admin.app.AdminSource`` for all workers."""
 
     def __init__(
-        self, path: Path, settings: Settings, address: SharedAddress, limit: RateLimit
+        self,
+        path: Path,
+        settings: Settings,
+        address: SharedAddress,
+        held: ExitStack,
+        limit: RateLimit,
     ) -> None:
         self._path = path
         self._settings = settings
         self._address = address
+        self._held = held
         self._limit = limit
         self._pages = Pages()
         self._registry = CollectorRegistry()
@@ -120,7 +131,7 @@ class _Supervisor:
                 await self._until_ended()
             finally:
                 self._draining = True
-                self._address.close()
+                self._held.close()
                 await self._fleet.end()
         _log.info("ended")
 

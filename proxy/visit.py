@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,10 @@ from detectors.agreement.base import Answers
 from detectors.arrays import Floats
 from detectors.base import Rows
 from proxy.decision import Action, Reason
-from proxy.endpoint import Endpoint
+from proxy.endpoint import Binding, Endpoint
 from proxy.identity import Identity
 from proxy.policy import is_fault
-from proxy.protocols.base import InferRequest, InferResponse, Route
+from proxy.protocols.base import InferRequest, InferResponse, Meter, Route
 from proxy.telemetry.record import Record
 
 _REFUSED = (Action.BLOCK, Action.THROTTLE)
@@ -41,6 +41,7 @@ class Visit:
     """One exchange, once its head was read.
 
     Attributes:
+        binding: the protocol by which the endpoint is asked.
         recorded: whether the audit log has the record already.
         request: what was understood of the body, once it was.
         light: whether it is cheap enough to be inspected on the loop.
@@ -50,9 +51,12 @@ class Visit:
         response: what was understood of it, once it was.
         answers: the same in the detectors' words.
         held: bytes of an answer that count as held until the client has taken it.
+        meter: reads off the answer what it cost; None: that is known.
+        metered: whether it has seen the answer already.
     """
 
     endpoint: Endpoint
+    binding: Binding
     route: Route
     identity: Identity
     record: Record
@@ -65,6 +69,21 @@ class Visit:
     response: InferResponse | None = None
     answers: Answers | None = None
     held: int = 0
+    meter: Meter | None = None
+    metered: bool = False
+
+    @property
+    def rows(self) -> Rows | None:
+        """(n, d) what was or would be scored, as on the wire; None if it was not understood, or is
+        no longer needed."""
+        if self.response is not None and self.response.rows is not None:
+            return self.response.rows
+        return None if self.request is None else self.request.rows
+
+    @property
+    def tap(self) -> Callable[[bytes], None] | None:
+        """What is to see the answer while it is passed on."""
+        return None if self.meter is None or self.metered else self.meter.add
 
     def refuses(self, findings: Sequence[Reason], now: float) -> bool:
         """Decides over everything that was found, and whether that refuses the exchange.

@@ -1,7 +1,6 @@
 """What every test may ask for: the repository, data beside it, ports, the sizes of long runs."""
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from gateway import Gateway
 from hypothesis import HealthCheck, settings
 from recorder import Recorder
 
+from loadtest import process
 from loadtest.process import BARTIZAN
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -37,11 +37,24 @@ def pytest_addoption(parser):
     group.addoption("--soak", action="store_true", help="run the tests marked soak")
     group.addoption("--soak-seconds", type=float, default=600.0, help="how long a soak lasts")
     group.addoption(
+        "--observations", metavar="DIR", help="where tests of real clients note what they saw"
+    )
+    group.addoption(
         "--mutations", type=int, default=100_000, help="how many seeded mutations are tried"
     )
 
 
+# Folders whose tests wait for other programs. They come first: where files are spread over
+# processes, the short ones fill up the end.
+SLOW = ("real", "e2e", "soak", "loadtest")
+
+
 def pytest_collection_modifyitems(config, items):
+    def place(item):
+        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        return SLOW.index(folder) if folder in SLOW else len(SLOW)
+
+    items.sort(key=place)
     if config.getoption("--soak"):
         return
     skip = pytest.mark.skip(reason="minutes long: run with --soak")
@@ -72,13 +85,7 @@ def shared():
 @pytest.fixture(scope="session")
 def free_port():
     """A TCP port of 127.0.0.1 that nothing listens on: ``free_port()``."""
-
-    def choose():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    return choose
+    return process.free_port
 
 
 @pytest.fixture

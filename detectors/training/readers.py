@@ -249,7 +249,24 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _read_parquet(path: Path, text: bool) -> tuple[npt.NDArray[Any], tuple[str, ...] | None]:
+def read_parquet(path: Path) -> dict[str, list[Any]]:
+    """The columns of a parquet file as plain values, None where one is missing.
+
+    Raises:
+        DataError: if it is not one, has no rows or columns, or two columns of one name.
+        OSError: if it cannot be read.
+    """
+    table = _parquet_table(path)
+    columns = {
+        name: column.to_pylist()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    if len(columns) != table.num_columns:
+        raise DataError(f"{path}: two columns have the same name")
+    return columns
+
+
+def _parquet_table(path: Path) -> Any:
     import pyarrow  # noqa: PLC0415 - slow to import, and only this format needs it
     import pyarrow.parquet  # noqa: PLC0415
 
@@ -259,6 +276,13 @@ def _read_parquet(path: Path, text: bool) -> tuple[npt.NDArray[Any], tuple[str, 
         raise DataError(f"{path}: not a readable parquet file: {error}") from error
     if table.num_rows == 0 or table.num_columns == 0:
         raise DataError(f"{path}: there are no rows, or no features")
+    return table
+
+
+def _read_parquet(path: Path, text: bool) -> tuple[npt.NDArray[Any], tuple[str, ...] | None]:
+    import pyarrow  # noqa: PLC0415 - slow to import, and only this format needs it
+
+    table = _parquet_table(path)
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type

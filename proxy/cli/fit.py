@@ -56,7 +56,9 @@ def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], 
 
 answer_options = _together(
     click.option("--answers", type=_FILE, help="The model's answers to the rows, one a row."),
-    click.option("--model", metavar="URL", help="The model: http://HOST/v2/models/NAME."),
+    click.option(
+        "--model", metavar="URL", help="The model: http://HOST/v2/models/NAME; only v2 is asked."
+    ),
     click.option("--output", help="Its output tensor.  [default: the one that fits]"),
     click.option(
         "--answer-kind",
@@ -83,6 +85,11 @@ _data_options = _together(
     ),
     click.option(
         "--from-capture", "capture", type=_FILE, help="A sample of live traffic, instead."
+    ),
+    click.option(
+        "--columns",
+        type=_FILE,
+        help="The columns as in the endpoint's contract, YAML: categories are encoded alike.",
     ),
     click.option("--row-shape", callback=lengths, help="Of one row, such as 28,28."),
     click.option(

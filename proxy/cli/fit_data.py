@@ -23,7 +23,9 @@ from detectors.training.readers import (
     read_targets,
 )
 from proxy.cli.answers import AskedModel, Reading
+from proxy.cli.column_data import read_columns, read_encoded
 from proxy.cli.model_server import ModelServer
+from proxy.protocols.columns import feature_names
 from proxy.reading import Kind
 
 
@@ -33,6 +35,7 @@ class Sources:
 
     Attributes:
         data, capture: where the rows are: one of them.
+        columns: declares the columns of ``data``, to encode them, or of ``capture``, to name them.
         labels, seen, answers: files beside ``data``.
         model: the model's URL.
         output: its output tensor; None: the one that fits.
@@ -44,6 +47,7 @@ class Sources:
 
     data: Path | None
     capture: Path | None
+    columns: Path | None
     labels: Path | None
     seen: Path | None
     answers: Path | None
@@ -63,6 +67,10 @@ class Sources:
                 if getattr(self, name):
                     raise click.UsageError(f"--{name} goes with --data: a capture has its own")
         answered = self.answers is not None or self.model is not None
+        if self.columns is not None and self.model is not None:
+            raise click.UsageError(
+                "--model is asked for tensors, not for --columns: give its --answers"
+            )
         if self.seen is not None and not answered:
             raise click.UsageError("--seen says whose answers not to trust: name --answers")
         if self.output is not None and not answered:
@@ -103,7 +111,10 @@ def gather(sources: Sources, *, answered: bool) -> Material:
     if sources.capture is not None:
         return _captured(sources, sources.capture)
     assert sources.data is not None  # checked
-    table = read_table(sources.data)
+    if sources.columns is None:
+        table = read_table(sources.data)
+    else:
+        table = read_encoded(sources.data, read_columns(sources.columns))
     count = len(table.rows)
     labels = targets = None
     if sources.labels is not None and sources.regression:
@@ -160,7 +171,7 @@ def _captured(sources: Sources, path: Path) -> Material:
         raise DataError(f"{path}: there are no rows")
     regression = sample.kind == "values"
     shape = sample.row_shape if len(sample.row_shape) > 1 else None
-    table = Table(np.ascontiguousarray(sample.rows), None, sample.row_shape)
+    table = Table(np.ascontiguousarray(sample.rows), _names(sources, sample), sample.row_shape)
     if sources.row_shape:
         shape = _row_shape(sources, table)
     reading = Reading(
@@ -185,6 +196,18 @@ def _captured(sources: Sources, path: Path) -> Material:
         ask=model,
         notes=["the witnesses learn from the model's own answers, mistakes and all"],
     )
+
+
+def _names(sources: Sources, sample: Sample) -> tuple[str, ...] | None:
+    """What captured features are called, where columns are declared."""
+    if sources.columns is None:
+        return None
+    names, width = feature_names(read_columns(sources.columns)), sample.rows.shape[1]
+    if len(names) != width:
+        raise DataError(
+            f"{sources.columns}: the columns make up {len(names)} features, captured were {width}"
+        )
+    return names
 
 
 def _row_shape(sources: Sources, table: Table) -> tuple[int, ...] | None:

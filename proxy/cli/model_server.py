@@ -68,7 +68,8 @@ class ModelServer:
             self._target = codec.route("POST", f"{behind}/infer").target.decode()
         except (ValueError, Refusal) as error:
             raise ModelError(
-                f"{url!r} is not the URL of a model, http://HOST[:PORT]/v2/models/NAME: {error}"
+                f"{url!r} is not the URL of a model, http://HOST[:PORT]/v2/models/NAME: {error}; a "
+                "model that speaks another protocol is not asked here: give its answers as a file"
             ) from error
         self._seconds = seconds
         with closing(self._connect()) as connection:

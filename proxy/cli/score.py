@@ -16,10 +16,12 @@ from detectors.bundle import Bundle
 from detectors.scorer import ScoreFault, Verdicts
 from detectors.training.readers import Table, read_table
 from proxy.cli.answers import AskedModel, Reading
+from proxy.cli.column_data import read_columns, read_encoded
 from proxy.cli.fit import answer_options, share
 from proxy.cli.inspect import TRUST, load
 from proxy.cli.model_server import ModelServer
 from proxy.protocols.base import Rows
+from proxy.protocols.columns import check_features
 from proxy.reading import Kind
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -43,6 +45,11 @@ _SHOWN = 20
     callback=share,
     help="Another confidence.",
 )
+@click.option(
+    "--columns",
+    type=_FILE,
+    help="The columns as in the endpoint's contract, YAML: categories are encoded alike.",
+)
 @answer_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def score(
@@ -52,6 +59,7 @@ def score(
     trust: tuple[Path, ...],
     budget: float | None,
     confidence: float | None,
+    columns: Path | None,
     answers: Path | None,
     model: str | None,
     output: str | None,
@@ -73,7 +81,7 @@ def score(
             fitted = loaded.scorer.calibration
             delta = fitted.delta if confidence is None else 1 - confidence
             loaded = loaded.with_budget(budget or fitted.alpha, delta)
-        table = read_table(data)
+        table = _table(data, columns, loaded, asked=model is not None)
         rows = table.rows if loaded.embedding is None else loaded.embedding.embed(table.rows)
         verdicts = loaded.scorer.score(rows)
         answered: _Answered | None = None
@@ -173,6 +181,22 @@ def _labels(answers: Answers, classes: tuple[str, ...] | None) -> list[str]:
         return [classes[label] for label in answers.labels.tolist()]
     assert answers.values is not None
     return [", ".join(f"{value:.6g}" for value in row) for row in answers.values.tolist()]
+
+
+def _table(data: Path, columns: Path | None, loaded: Bundle, *, asked: bool) -> Table:
+    """The rows to score, encoded where columns are declared.
+
+    Raises:
+        ValueError: if they cannot be read, or are not those of the bundle.
+    """
+    if columns is None:
+        return read_table(data)
+    if asked:
+        raise ValueError("--model is asked for tensors, not for --columns: give its --answers")
+    contract = read_columns(columns)
+    if loaded.manifest.feature_names:
+        check_features(contract, loaded.manifest.feature_names)
+    return read_encoded(data, contract)
 
 
 def _reading(loaded: Bundle, classes: tuple[str, ...], output: str | None, kind: Kind) -> Reading:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from proxy.http.address import Address
 from proxy.http.limits import PoolLimits
 
 if TYPE_CHECKING:
     from proxy.http.client_connection import ClientConnection
+
+Candidate = TypeVar("Candidate", bound="Standing")
 
 
 class Freed(Protocol):
@@ -19,8 +21,65 @@ class Freed(Protocol):
         """``connection`` has nothing more to do; None: one was closed, another may be opened."""
 
 
-class Upstream:
-    """One address, its connections and its record.
+class Standing:
+    """One address and its record: how it does, and whether it is left alone for a while.
+
+    Args:
+        balance: of which it is a part.
+
+    Attributes:
+        failures: consecutive ones.
+        ejected_until: clock; in the past if it is not ejected.
+        connects, errors, ejections: totals, for metrics.
+    """
+
+    __slots__ = (
+        "_balance",
+        "_nth",
+        "address",
+        "connects",
+        "ejected_until",
+        "ejections",
+        "errors",
+        "failures",
+    )
+
+    def __init__(self, address: Address, balance: Balance[Any]) -> None:
+        self.address = address
+        self._balance = balance
+        self._nth = 0
+        self.failures = 0
+        self.ejected_until = float("-inf")
+        self.connects = 0
+        self.errors = 0
+        self.ejections = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that it has not answered yet."""
+        raise NotImplementedError
+
+    def failed(self) -> None:
+        """It gave no answer, an invalid one, or a status of 500 or more."""
+        self.errors += 1
+        self.failures += 1
+        if self.failures >= self._balance.limits.failures:
+            self._balance.suspect(self)
+
+    def eject(self, now: float) -> None:
+        """Leaves it alone for n times ``ejection_seconds``, the nth time in a row."""
+        limits = self._balance.limits
+        if now - self.ejected_until > limits.ejection_cap_seconds:
+            self._nth = 0
+        self._nth += 1
+        self.failures = 0
+        self.ejections += 1
+        seconds = min(self._nth * limits.ejection_seconds, limits.ejection_cap_seconds)
+        self.ejected_until = now + seconds
+
+
+class Upstream(Standing):
+    """One address of an HTTP server, and its connections.
 
     Attributes:
         freed: to be called when one of its connections has nothing more to do.
@@ -28,22 +87,12 @@ class Upstream:
         idle: connections that wait for a request, the last used one last.
         connections: all that are open, idle or not.
         connecting: how many are being opened.
-        failures: consecutive ones.
-        ejected_until: clock; in the past if it is not ejected.
-        connects, errors, ejections, unsolicited, stale_replaced: totals, for metrics.
+        unsolicited, stale_replaced: totals, for metrics.
     """
 
     __slots__ = (
-        "_balance",
-        "_nth",
-        "address",
         "connecting",
         "connections",
-        "connects",
-        "ejected_until",
-        "ejections",
-        "errors",
-        "failures",
         "freed",
         "host_line",
         "idle",
@@ -51,20 +100,13 @@ class Upstream:
         "unsolicited",
     )
 
-    def __init__(self, address: Address, balance: Balance, freed: Freed) -> None:
-        self.address = address
+    def __init__(self, address: Address, balance: Balance[Upstream], freed: Freed) -> None:
+        super().__init__(address, balance)
         self.host_line = b" HTTP/1.1\r\nhost: %b\r\n" % address.authority
-        self._balance = balance
         self.freed = freed
-        self._nth = 0
         self.idle: list[ClientConnection] = []
         self.connections: set[ClientConnection] = set()
         self.connecting = 0
-        self.failures = 0
-        self.ejected_until = float("-inf")
-        self.connects = 0
-        self.errors = 0
-        self.ejections = 0
         self.unsolicited = 0
         self.stale_replaced = 0
 
@@ -88,24 +130,6 @@ class Upstream:
             connection.abort()
         return None
 
-    def failed(self) -> None:
-        """It gave no answer, an invalid one, or a status of 500 or more."""
-        self.errors += 1
-        self.failures += 1
-        if self.failures >= self._balance.limits.failures:
-            self._balance.suspect(self)
-
-    def eject(self, now: float) -> None:
-        """Leaves it alone for n times ``ejection_seconds``, the nth time in a row."""
-        limits = self._balance.limits
-        if now - self.ejected_until > limits.ejection_cap_seconds:
-            self._nth = 0
-        self._nth += 1
-        self.failures = 0
-        self.ejections += 1
-        seconds = min(self._nth * limits.ejection_seconds, limits.ejection_cap_seconds)
-        self.ejected_until = now + seconds
-
     # What its connections say:
 
     def opened(self, connection: ClientConnection) -> None:
@@ -121,33 +145,35 @@ class Upstream:
         self.freed(self, None)
 
 
-class Balance:
-    """Chooses the upstream with the fewest outstanding requests. Ejects, but never the last one."""
+class Balance(Generic[Candidate]):
+    """Chooses the upstream with the fewest outstanding requests. Ejects, but never the last one.
+
+    Args:
+        make: makes the upstream of an address.
+
+    Attributes:
+        only: the upstream, if there is one alone.
+    """
 
     def __init__(
         self,
         addresses: Sequence[Address],
         limits: PoolLimits,
         clock: Callable[[], float],
-        freed: Freed,
+        make: Callable[[Address, Balance[Candidate]], Candidate],
     ) -> None:
         if not addresses:
             raise ValueError("an endpoint needs an upstream")
         self.limits = limits
-        self.upstreams = tuple(Upstream(address, self, freed) for address in addresses)
-        self._only = self.upstreams[0] if len(self.upstreams) == 1 else None
+        self.upstreams = tuple(make(address, self) for address in addresses)
+        self.only = self.upstreams[0] if len(self.upstreams) == 1 else None
         self._clock = clock
         self._turn = 0
 
-    def checkout(self) -> ClientConnection | None:
-        """An idle connection to the upstream that is to be asked next, if it has one."""
-        upstream = self._only or self.choose()
-        return upstream.checkout() if upstream is not None else None
-
-    def choose(self, tried: Collection[Upstream] = ()) -> Upstream | None:
+    def choose(self, tried: Collection[Candidate] = ()) -> Candidate | None:
         """The next to ask, ties in turn; None if all that are not ejected were tried."""
-        if self._only is not None:
-            return None if tried else self._only
+        if self.only is not None:
+            return None if tried else self.only
         candidates = [each for each in self.sound() if each not in tried]
         if not candidates:
             return None
@@ -155,12 +181,12 @@ class Balance:
         first = self._turn % len(candidates)
         return min(candidates[first:] + candidates[:first], key=lambda each: each.outstanding)
 
-    def sound(self) -> Sequence[Upstream]:
+    def sound(self) -> Sequence[Candidate]:
         """Those that are not ejected. There is always one: see ``suspect``."""
         now = self._clock()
         return [upstream for upstream in self.upstreams if upstream.ejected_until <= now]
 
-    def suspect(self, upstream: Upstream) -> None:
+    def suspect(self, upstream: Candidate) -> None:
         """Ejects an upstream, unless it is the last one that is not."""
         sound = self.sound()
         if upstream in sound and len(sound) > 1:

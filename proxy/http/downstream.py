@@ -108,6 +108,9 @@ class Listener:
             return 0
         return int(self._server.sockets[0].getsockname()[1])
 
+    def renew(self) -> None:
+        """Does nothing: whoever gave it its TLS context renews that in place."""
+
     async def drain(self, seconds: float) -> None:
         """Accepts no more, lets what is under way be answered, and closes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.http import render
@@ -103,13 +104,16 @@ class Exchange:
         )
         self.answered = True
 
-    async def relay(self, response: Response, extra: bytes = b"") -> int:
+    async def relay(
+        self, response: Response, extra: bytes = b"", tap: Callable[[bytes], None] | None = None
+    ) -> int:
         """Passes the upstream's answer on, re-framed, at the pace of the slower side.
 
         An answer that is there already goes out in one write, without a wait.
 
         Args:
             extra: further header lines, each ended by CRLF.
+            tap: sees each part of the body once it was sent.
 
         Returns:
             The number of bytes of body sent.
@@ -126,8 +130,10 @@ class Exchange:
             body = response.take()
             self._connection.write(self._head(response, extra, len(body), body))
             self.answered = True
+            if tap is not None:
+                tap(body)
             return 0 if self.head.method == "HEAD" else len(body)
-        return await self._stream(response, extra)
+        return await self._stream(response, extra, tap)
 
     def replace(self, response: Response, lines: bytes, body: bytes, extra: bytes = b"") -> int:
         """Sends a body of ours in place of the upstream's, complete, at once.
@@ -162,7 +168,9 @@ class Exchange:
         """Waits until the client has taken most of what was sent."""
         await self._connection.drained()
 
-    async def _stream(self, response: Response, extra: bytes) -> int:
+    async def _stream(
+        self, response: Response, extra: bytes, tap: Callable[[bytes], None] | None
+    ) -> int:
         connection = self._connection
         if self.head.method == "HEAD":
             response.discard()
@@ -178,7 +186,11 @@ class Exchange:
             self._head(response, extra, response.length, render.chunk(piece) if chunked else piece)
         )
         try:
-            while not response.complete or response.buffered:
+            while True:
+                if tap is not None:
+                    tap(piece)
+                if response.complete and not response.buffered:
+                    break
                 await connection.drained()
                 piece = await response.read()
                 sent += len(piece)

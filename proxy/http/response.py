@@ -40,8 +40,8 @@ class Response:
         "status",
     )
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection: ClientConnection | None = connection
+    def __init__(self, connection: ClientConnection | None) -> None:
+        self._connection = connection
         self._body: bytes | bytearray = b""
         self._error: BaseException | None = None
         self._waiter: Waiter | None = None

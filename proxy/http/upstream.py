@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TypeAlias
 
@@ -98,7 +99,9 @@ class Pool:
         self._limits = limits or PoolLimits()
         self._clock = clock
         self._dial = dial or _dial
-        self._balance = Balance(addresses, self._limits, clock, self._freed)
+        self._balance: Balance[Upstream] = Balance(
+            addresses, self._limits, clock, partial(Upstream, freed=self._freed)
+        )
         self._queue: deque[_Place] = deque()
         self._queue_empty = clock()  # when it last was
         self._queue_timeouts = 0
@@ -123,7 +126,8 @@ class Pool:
         if type(permit) is not Permit:
             raise TypeError("only a permit can be sent")
         request = permit.request
-        connection = self._balance.checkout() or await self._acquire()
+        upstream = self._balance.only or self._balance.choose()
+        connection = (upstream.checkout() if upstream else None) or await self._acquire()
         try:
             response = connection.ask(request)
         except ValueError:

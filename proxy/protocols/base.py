@@ -22,6 +22,13 @@ INLINE_BYTES: Final = 32 * 1024
 takes two milliseconds at most."""
 
 
+CHOOSES: Final = frozenset({"outputs"})
+"""Options of a request by which a client says what is to be answered."""
+
+SAYS: Final = CHOOSES | {"parameters", "input_parameters"}
+"""Those, and the ones by which it says how."""
+
+
 class Headers(Protocol):
     """The part of a message's head that a codec reads."""
 
@@ -56,6 +63,27 @@ class Route:
     version: str = ""
 
 
+class Holds(Enum):
+    """What the answer to a request holds for the firewall."""
+
+    TENSORS = "tensors"
+    """The model's verdict on the rows that the request holds."""
+    ROWS = "rows"
+    """The rows that are scored: the request has none."""
+    TEXT = "text"
+    """Nothing that is read, whatever is configured: it streams by."""
+
+
+class Meter(Protocol):
+    """Reads off an answer, while it streams by, what it cost. In bounded memory, whatever comes."""
+
+    def add(self, piece: bytes) -> None:
+        """Some more of the answer's body."""
+
+    def units(self) -> int:
+        """What the request has cost so far, what was known before it was sent included."""
+
+
 @dataclass(slots=True)
 class InferRequest:
     """One request as the tensors that the model would see.
@@ -66,14 +94,22 @@ class InferRequest:
         rows: (n, d) float32, C-contiguous, finite: what is scored. All numeric tensors flattened
             per row and joined in the contract's order; (n, 0) if none is numeric.
         n: number of rows, the unit of every limit.
-        options: the protocol's own remainder (ids, requested outputs), validated, kept for
-            encoding. Read-only: equal requests may share it.
+        options: the protocol's own remainder, validated, kept for encoding. Read-only: equal
+            requests may share it. Four keys mean the same for every protocol: ``id``, of this
+            request alone; ``outputs``, the client's choice among the model's outputs, each a
+            mapping whose ``parameters`` hold ``classification`` where it asks for a ranking in the
+            output's place; ``parameters`` and ``input_parameters``, how it is to be computed.
+        answer: what its answer holds. Where that is ``ROWS``, ``rows`` has no columns, and
+            ``InferResponse.rows`` holds what is scored.
+        meter: tells what it cost once it is answered; None: n is all.
     """
 
     tensors: dict[str, npt.NDArray[Any]]
     rows: Rows
     n: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    answer: Holds = Holds.TENSORS
+    meter: Meter | None = None
 
 
 @dataclass(slots=True)
@@ -85,11 +121,13 @@ class InferResponse:
         n: the size of their common first dimension, or 1 if they have none in common.
         options: the protocol's own remainder (ids, parameters, which tensors were binary), kept
             for encoding.
+        rows: (m, d) float32, C-contiguous, finite: what is scored, where the request has none.
     """
 
     tensors: dict[str, npt.NDArray[Any]]
     n: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    rows: Rows | None = None
 
 
 class Refused(NamedTuple):
@@ -123,6 +161,8 @@ class Codec(Protocol):
             at most; 0: none are.
         framing: names and lines of the headers without which a request body cannot be read. They
             go on with a body that was not understood and is let through all the same.
+        forwarded: the same of further headers that every request of this protocol keeps. None
+            chooses a model or a call, or frames a body.
     """
 
     name: str
@@ -130,6 +170,7 @@ class Codec(Protocol):
     probe: Route | None
     inline_bytes: int
     framing: Sequence[tuple[bytes, bytes]]
+    forwarded: Sequence[tuple[bytes, bytes]]
 
     def learn(self, body: bytes, width: int | None) -> Contract:
         """The contract that the answer to ``probe`` declares: an open one, held to ``width``,

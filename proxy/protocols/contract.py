@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from proxy.protocols.strict_json import strict_json
 from proxy.protocols.tensors import DATATYPES, MAX_RANK
@@ -35,6 +35,11 @@ class TensorSpec:
         minimum: the smallest value allowed, or None.
         maximum: the largest value allowed, or None.
         optional: whether a request may leave it out.
+        categories: the only values that elements may have, BYTES or integers; empty: any.
+        encoding: how a category is scored: as its number in ``categories``, or as one feature for
+            each of them, 1 for the one that it is.
+        missing: what an element that is missing counts as when it is scored; None: none may be.
+        places: the number of each category.
     """
 
     name: str
@@ -43,11 +48,26 @@ class TensorSpec:
     minimum: float | None = None
     maximum: float | None = None
     optional: bool = False
+    categories: tuple[bytes, ...] | tuple[int, ...] = ()
+    encoding: Literal["ordinal", "one_hot"] = "ordinal"
+    missing: float | bytes | None = None
+    places: Mapping[bytes | int, int] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        places = {value: number for number, value in enumerate(self.categories)}
+        object.__setattr__(self, "places", places)
 
     @property
     def numeric(self) -> bool:
-        """Whether the tensor is among the rows that are scored."""
+        """Whether the elements are numbers on the wire."""
         return self.datatype in DATATYPES and DATATYPES[self.datatype].numeric
+
+    @property
+    def features(self) -> int:
+        """How many features an element has among those that are scored: 0 for words."""
+        if self.categories and self.encoding == "one_hot":
+            return len(self.categories)
+        return int(self.numeric or bool(self.categories))
 
     @property
     def bounded(self) -> bool:
@@ -66,11 +86,14 @@ class Contract:
         outputs: what a request may ask for. Empty: anything.
         width: features per row, or None if requests may differ in it. Taken from ``inputs`` where
             they fix it.
+        columns: whether the inputs are the columns of a data frame: each of one element a row. See
+            ``proxy.protocols.columns``.
     """
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     width: int | None = None
+    columns: bool = False
 
     @cached_property
     def open(self) -> bool:
@@ -202,7 +225,7 @@ def _spec(tensor: Mapping[str, Any], *, scored: bool) -> TensorSpec:
 def _width(contract: Contract) -> int | None:
     width = 0
     for spec in contract.inputs:
-        if not spec.numeric:
+        if not spec.features:
             continue
         sizes = spec.shape[1:] if contract.batched else spec.shape
         if spec.optional or ANY in sizes:

@@ -66,7 +66,8 @@ class V2:
     client sent binary.
 
     Args:
-        prefix: the model's path as clients write it, ``[/BASE]/v2/models/MODEL``.
+        prefix: the model's path as clients write it,
+            ``[/BASE]/v2/models/MODEL[/versions/VERSION]``.
         contract: what the model takes; None while it is not known, and every inference is refused.
         upstream_prefix: the model's path on the model server; the same if None.
         max_rows: rows of one request.
@@ -84,6 +85,7 @@ class V2:
         (b"content-type", b"content-type: %b\r\n"),
         (b"inference-header-content-length", b"inference-header-content-length: %b\r\n"),
     )
+    forwarded: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(
         self,
@@ -113,13 +115,13 @@ class V2:
         self._held = held = contract or Contract()
         self._width = held.width
         self._order = [spec.name for spec in held.inputs]
-        self._layouts = LayoutReader(held, max_rows, parameters)
+        self._layouts = LayoutReader(held, max_rows, parameters, model=self._paths.model)
         # A request without its numbers is the same from one request to the next.
         self._recall = lru_cache(maxsize=_REMEMBERED)(self._layouts.read)
 
     def learn(self, body: bytes, width: int | None) -> Contract:
         """The contract that the model's metadata declares. See ``Codec.learn``."""
-        return Contract.from_metadata(body, model=self._paths.model, width=width)
+        return Contract.from_metadata(body, model=self._paths.served, width=width)
 
     def with_contract(self, contract: Contract | None) -> Self:
         """The same codec bound to another contract; this one stays as it is."""
@@ -166,12 +168,12 @@ class V2:
             if ranged is not None:
                 check_range(ranged, tensor)
             tensors[name] = tensor
-        if len(tensors) == 1:
+        if len(tensors) == 1 and not self._held.columns:
             rows = to_rows(name, kind, tensor, n)
         else:
             if self._order:
                 tensors = {name: tensors[name] for name in self._order if name in tensors}
-            rows = scored_rows(tensors, n)
+            rows = scored_rows(tensors, n, self._held)
         if rows.shape[1] != self._width and self._width is not None:
             raise Refusal(SHAPE, f"a row has {self._width} features")
         return InferRequest(tensors, rows, n, layout.options)

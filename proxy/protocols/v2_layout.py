@@ -9,25 +9,11 @@ from typing import Any, Final, NamedTuple
 
 from proxy.protocols.contract import ANY, Contract, TensorSpec
 from proxy.protocols.strict_json import Bounds, check_bounds, check_unique_keys, loads
-from proxy.protocols.tensors import BYTES, DATATYPES, Datatype
+from proxy.protocols.tensors import BYTES, Datatype
 from proxy.protocols.v2_binary import check_size
-from proxy.protocols.v2_messages import (
-    MAX_TENSORS,
-    check_text,
-    read_input_parameters,
-    read_options,
-    read_shape,
-    shown,
-)
-from proxy.rules import (
-    BINARY_FRAMING,
-    DATATYPE,
-    ROWS_PER_REQUEST,
-    SHAPE,
-    SYNTAX,
-    TENSOR_NAME,
-    Refusal,
-)
+from proxy.protocols.v2_inputs import InputReader, most_strings
+from proxy.protocols.v2_messages import MAX_TENSORS, read_input_parameters, read_options, shown
+from proxy.rules import BINARY_FRAMING, SHAPE, SYNTAX, Refusal
 
 # An input has at most 2 objects and 7 keys, an output 2 and 4; the commas between them and those of
 # the shape are 21 and 3. Half as many of the strings are keys, the others their values.
@@ -35,10 +21,9 @@ _MAX_FIELDS: Final = 16 * MAX_TENSORS
 _MAX_COMMAS: Final = 32 * MAX_TENSORS
 _MAX_STRINGS: Final = 32 * MAX_TENSORS
 # What tensors may hold in JSON where the contract does not fix their shapes. A number costs
-# some 50 ns on its way, an array up to 300, a string or the bytes of one up to 250.
+# some 50 ns on its way, an array up to 300.
 FREE_VALUES: Final = 2**20
 FREE_LISTS: Final = 2**16
-FREE_STRINGS: Final = 2**14
 # Bytes of JSON whose cost is looked at before it is parsed: beyond what one row of numbers takes,
 # within these limits.
 _LEAST: Final = 4 * 2**10
@@ -93,18 +78,23 @@ class LayoutReader:
         contract: what the model takes.
         max_rows: rows of one request.
         parameters: further request parameters whose scalar values pass.
+        model: the name that a request may repeat.
 
     Attributes:
         cheap: bytes of JSON whose cost need not be looked at.
     """
 
-    def __init__(self, contract: Contract, max_rows: int, parameters: Collection[str]) -> None:
-        self._open = contract.open
-        self._batched = contract.batched
-        self._max_rows = max_rows
+    def __init__(
+        self,
+        contract: Contract,
+        max_rows: int,
+        parameters: Collection[str],
+        *,
+        model: str = "",
+    ) -> None:
+        self._model = model
         self._parameters = frozenset(parameters)
-        self._inputs = {spec.name: (spec, DATATYPES[spec.datatype]) for spec in contract.inputs}
-        self._required = {spec.name for spec in contract.inputs if not spec.optional}
+        self._inputs = InputReader(contract, max_rows)
         self._outputs = frozenset(spec.name for spec in contract.outputs)
         self._bounds = _bounds(contract, max_rows)
         row = _NUMBER * (self._bounds.values - _MAX_COMMAS) // max_rows
@@ -133,33 +123,23 @@ class LayoutReader:
         inputs = document.get("inputs")
         if type(inputs) is not list or not 0 < len(inputs) <= MAX_TENSORS:
             raise Refusal(SYNTAX, f"inputs is not a list of 1 to {MAX_TENSORS} tensors")
-        options, keys = read_options(document, self._outputs, self._parameters)
-        n = tail = 0
+        options, keys = read_options(
+            document, self._outputs, self._parameters, model=self._model
+        )
+        known, n = self._inputs.read(inputs)
+        tail = 0
         places: list[Place] = []
         arrays: list[list[Any]] = []
         binary: set[str] = set()
         kept: dict[str, Mapping[str, Any]] = {}
-        names: set[str] = set()
-        for item in inputs:
-            if type(item) is not dict:
-                raise Refusal(SYNTAX, "an input is not an object")
-            name, kind, shape, spec = self._identify(item)
-            if name in names:
-                raise Refusal(TENSOR_NAME, f"{shown(name)} is there twice")
-            rows = shape[0] if self._batched else 1
-            if not names:
-                n = rows
-                if n > self._max_rows:
-                    raise Refusal(ROWS_PER_REQUEST, f"at most {self._max_rows}")
-            elif rows != n:
-                raise Refusal(SHAPE, f"{name} has another number of rows than the first input")
-            names.add(name)
+        for item, (name, kind, shape, ranged, count) in zip(inputs, known, strict=True):
+            if not item.keys() <= _INPUT_KEYS:
+                raise Refusal(SYNTAX, f"unknown key {shown(min(item.keys() - _INPUT_KEYS))}")
             parameters = item.get("parameters", {})
             size, passed = read_input_parameters(name, kind, parameters)
             keys += len(item) + len(parameters)
             if passed:
                 kept[name] = passed
-            count = prod(shape)
             start, stop = -1, tail
             if size is None:
                 values = item.get("data")
@@ -174,11 +154,8 @@ class LayoutReader:
                 check_size(name, kind, size, count)
                 start, stop = tail, tail + size
                 binary.add(name)
-            ranged = spec if spec is not None and spec.bounded else None
             places.append(Place(name, kind, shape, ranged, count, start, stop))
             tail = stop
-        if not self._required <= names:
-            raise Refusal(TENSOR_NAME, f"{shown(min(self._required - names))} is missing")
         check_unique_keys(text, keys)
         if binary:
             options["binary"] = frozenset(binary)
@@ -187,59 +164,25 @@ class LayoutReader:
         hollow = -1 if any(arrays) else len(arrays)
         return Layout(places, n, arrays, hollow, tail, MappingProxyType(options))
 
-    def _identify(
-        self, item: dict[str, Any]
-    ) -> tuple[str, Datatype, tuple[int, ...], TensorSpec | None]:
-        """Which tensor of the contract an input claims to be, if it may."""
-        try:
-            name, declared, sizes = item["name"], item["datatype"], item["shape"]
-        except KeyError as error:
-            raise Refusal(SYNTAX, f"an input has no {error.args[0]}") from None
-        if type(name) is not str or type(declared) is not str:
-            raise Refusal(SYNTAX, "an input's name or datatype is not a string")
-        if not item.keys() <= _INPUT_KEYS:
-            raise Refusal(SYNTAX, f"unknown key {shown(min(item.keys() - _INPUT_KEYS))}")
-        if self._open:
-            check_text("the name of an input", name)
-            kind = DATATYPES.get(declared)
-            if kind is None:
-                raise Refusal(DATATYPE, f"{shown(declared)} of {name}")
-            return name, kind, read_shape(name, sizes), None
-        bound = self._inputs.get(name)
-        if bound is None:
-            raise Refusal(TENSOR_NAME, shown(name))
-        spec, kind = bound
-        if declared != kind.name:
-            raise Refusal(DATATYPE, f"{name} is {kind.name}")
-        shape = read_shape(name, sizes)
-        if len(shape) != len(spec.shape):
-            raise Refusal(SHAPE, f"{name} has {len(spec.shape)} dimensions")
-        for size, wanted in zip(shape, spec.shape, strict=True):
-            if wanted not in (size, ANY):
-                raise Refusal(SHAPE, f"{name} is {list(spec.shape)}")
-        return name, kind, shape, spec
-
 
 def _bounds(contract: Contract, max_rows: int) -> Bounds:
     """The most that the JSON of a request can hold."""
     rows = max_rows if contract.batched else 1
-    values = lists = strings = 0
+    values = lists = 0
     for spec in contract.inputs:
         row = spec.shape[1:] if contract.batched else spec.shape
         outer = row[:-1]
         elements = FREE_VALUES if ANY in row else rows * prod(row)
         values += elements
-        if spec.datatype == BYTES.name:
-            strings += min(elements, FREE_STRINGS) if ANY in row else elements
         if ANY in outer:
             lists += rows + FREE_LISTS
         else:
             lists += 1 + rows * sum(prod(outer[:depth]) for depth in range(len(outer) + 1))
     if contract.open:
-        values, lists, strings = FREE_VALUES, rows + FREE_LISTS, FREE_STRINGS
+        values, lists = FREE_VALUES, rows + FREE_LISTS
     return Bounds(
         values=values + _MAX_COMMAS,
         lists=lists + 4 * MAX_TENSORS,
         fields=_MAX_FIELDS,
-        strings=strings + _MAX_STRINGS,
+        strings=most_strings(contract, max_rows) + _MAX_STRINGS,
     )

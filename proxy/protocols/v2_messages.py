@@ -104,13 +104,19 @@ def read_input_parameters(
 
 
 def read_options(
-    document: Mapping[str, Any], outputs: Collection[str], extra: Collection[str]
+    document: Mapping[str, Any],
+    outputs: Collection[str],
+    extra: Collection[str],
+    *,
+    model: str = "",
 ) -> tuple[dict[str, Any], int]:
     """Everything in a request beside its inputs.
 
     Args:
         outputs: the names that may be asked for; empty for any.
         extra: further request parameters whose scalar values pass.
+        model: the model's name in the path. KServe's client repeats it in the body, where servers
+            ignore it: it is not passed on, and no other passes.
 
     Returns:
         The options to pass on, and how many keys they and the document itself have.
@@ -123,6 +129,8 @@ def read_options(
     for key, value in document.items():
         match key:
             case "inputs":
+                continue
+            case "model_name" if model and value == model:
                 continue
             case "id":
                 # tritonclient leaves an empty id out, others send it.

@@ -12,26 +12,36 @@ from proxy.rules import CONTROL_PATH, METHOD, NO_ROUTE, Refusal
 # No percent-encoding, query, empty or dot segment: servers differ in how they read each of them.
 _SEGMENT: Final = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]{1,128}"
 _PATH: Final = re.compile(rf"(?:/{_SEGMENT})+")
-_PREFIX: Final = re.compile(rf"(?P<base>(?:/{_SEGMENT})*?)/v2/models/(?P<model>{_SEGMENT})")
-_VERSION: Final = re.compile(r"/versions/([A-Za-z0-9._-]{1,64})(/infer|/ready|)")
+_LABEL: Final = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]{1,64}"
+_PREFIX: Final = re.compile(
+    rf"(?P<base>(?:/{_SEGMENT})*?)/v2/models/(?P<model>{_SEGMENT})"
+    rf"(?:/versions/(?P<version>{_LABEL}))?"
+)
+_VERSION: Final = re.compile(rf"/versions/({_LABEL})(/infer|/ready|)")
 
 
 class Paths:
     """The routes of one model.
 
     Args:
-        prefix: the model's path as clients write it, ``[/BASE]/v2/models/MODEL``. The server's own
-            paths (``/v2``, ``/v2/health/live``, ``/v2/health/ready``) lie under the same base.
+        prefix: the model's path as clients write it, ``[/BASE]/v2/models/MODEL``, or that of one
+            of its versions, ``…/versions/VERSION``. The server's own paths (``/v2``,
+            ``/v2/health/live``, ``/v2/health/ready``) lie under the same base.
         upstream_prefix: the model's path on the model server; the same if None.
+
+    Attributes:
+        model: the model's name, as clients write it.
+        served: its name on the model server.
 
     Raises:
         ValueError: if a prefix is not such a path.
     """
 
     def __init__(self, prefix: str, upstream_prefix: str | None = None) -> None:
-        base, self.model = _split(prefix)
+        base, self.model, self._version = _split(prefix)
         upstream = prefix if upstream_prefix is None else upstream_prefix
-        upstream_base, _ = _split(upstream)
+        upstream_base, self.served, served = _split(upstream)
+        self._fixed = bool(self._version or served)
         self._prefix = prefix
         self._root = f"{base}/v2"
         self._upstream = upstream
@@ -68,7 +78,7 @@ class Paths:
             raise Refusal(NO_ROUTE)
         if target.startswith(f"{self._prefix}/"):
             suffix = target.removeprefix(self._prefix)
-            match = _VERSION.fullmatch(suffix)
+            match = None if self._fixed else _VERSION.fullmatch(suffix)
             if match is None:
                 # Whatever a server hangs below a model: configuration, statistics, tracing, other
                 # ways to infer, and what it will think of next.
@@ -82,11 +92,15 @@ class Paths:
 
     def _route(self, suffix: str, call: Call) -> Route:
         method = "POST" if call is Call.INFER else "GET"
-        return Route(call, method, f"{self._upstream}{suffix}".encode(), self.model)
+        return Route(call, method, f"{self._upstream}{suffix}".encode(), self.model, self._version)
 
 
-def _split(prefix: str) -> tuple[str, str]:
+def _split(prefix: str) -> tuple[str, str, str]:
+    """The base, the model and the version, or ""."""
     match = _PREFIX.fullmatch(prefix)
     if match is None:
-        raise ValueError(f"{prefix!r} is not of the form [/BASE]/v2/models/MODEL")
-    return match["base"], match["model"]
+        raise ValueError(
+            "the v2 protocol's paths are [/BASE]/v2/models/MODEL and "
+            "[/BASE]/v2/models/MODEL/versions/VERSION"
+        )
+    return match["base"], match["model"], match["version"] or ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import model_validator
 
-from proxy.settings.fields import FilePath
+from proxy.settings.fields import FilePath, Matching
 from proxy.settings.section import Faults, Section
+
+ServerName = Annotated[str, Matching("[A-Za-z0-9.-]{1,253}", "a host name")]
 
 
 class ClientTls(Section):
@@ -28,3 +30,10 @@ class ClientTls(Section):
             faults.add(f"{given} needs a {lacking} beside it", given)
         faults.report()
         return self
+
+
+class UpstreamTls(ClientTls):
+    """TLS to the model server."""
+
+    server_name: ServerName | None = None
+    """The name that the server's certificate must carry; none: the upstream's host."""

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Discriminator,
     Field,
-    StringConstraints,
-    Tag,
+    ValidationInfo,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from proxy import rules
+from proxy.build_codecs import Bounds, Spoken, codec, grpc_match, spoken
 from proxy.decision import FailureMode, Mode
 from proxy.settings.answers import Answer, Capture, SecondOpinion, Shaping
-from proxy.settings.client_tls import ClientTls
+from proxy.settings.client_tls import UpstreamTls
+from proxy.settings.contract import Contract, LearntContract
 from proxy.settings.fields import (
-    Bytes,
     FilePath,
     Matching,
-    PathPrefix,
+    Origin,
+    PathOrRoot,
     Seconds,
     Upstream,
     one_or_more,
 )
+from proxy.settings.grpc import EndpointGrpc
+from proxy.settings.limits import Limits, Quota, Timeouts
+from proxy.settings.protocols import V2, Auto, OpenAI, Protocol
 from proxy.settings.section import Faults, Section
 from proxy.settings.switches import RuleSwitch, known_rules
 
@@ -39,25 +42,7 @@ Name = Annotated[
         "with a letter or digit at either end",
     ),
 ]
-ServerName = Annotated[str, Matching("[A-Za-z0-9.-]{1,253}", "a host name")]
-Datatype = Literal[
-    "BOOL",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "FP16",
-    "FP32",
-    "FP64",
-    "BYTES",
-]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(gt=0, le=10**12)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 _SCORING = (
@@ -66,161 +51,6 @@ _SCORING = (
     *("answer", "on_disagreement", "second_opinion"),
 )
 """Keys that do nothing without a bundle."""
-
-
-class Tensor(Section):
-    """One input tensor of the model, as its contract declares it."""
-
-    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    """The tensor's name."""
-    datatype: Datatype
-    """Its datatype, in the words of the Open Inference Protocol."""
-    shape: tuple[Annotated[int, Field(ge=-1, le=2**31 - 1)], ...] = Field(
-        min_length=1, max_length=8
-    )
-    """Its dimensions, the batch first; -1 for one of any size."""
-    min: Finite | None = None
-    """The least value allowed; none: any value of the datatype."""
-    max: Finite | None = None
-    """The greatest value allowed; none: any value of the datatype."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Tensor:
-        faults = Faults()
-        for index, size in enumerate(self.shape):
-            if size == 0:
-                faults.add("a dimension is at least 1, or -1 for one of any size", "shape", index)
-        if self.datatype in ("BYTES", "BOOL"):
-            for key in ("min", "max"):
-                if getattr(self, key) is not None:
-                    faults.add(f"a {self.datatype} tensor has no range", key)
-        elif self.min is not None and self.max is not None and self.min > self.max:
-            faults.add(f"the range is empty: min {self.min:g} is above max {self.max:g}", "min")
-        faults.report()
-        return self
-
-
-class DeclaredContract(Section):
-    """A contract that the configuration states."""
-
-    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=64)
-    """The model's input tensors, in the order in which their features are scored."""
-
-    @model_validator(mode="after")
-    def _check(self) -> DeclaredContract:
-        faults = Faults()
-        seen: set[str] = set()
-        for index, tensor in enumerate(self.inputs):
-            if tensor.name in seen:
-                faults.add(f"the tensor {tensor.name!r} is declared twice", "inputs", index, "name")
-            seen.add(tensor.name)
-        faults.report()
-        return self
-
-
-class LearntContract(Section):
-    """A contract that is learnt from the model server's own metadata."""
-
-    refresh_seconds: Seconds = 30.0
-    """How often the metadata is asked for again, to notice a new model."""
-
-
-def _contract_kind(value: Any) -> str:
-    declared = isinstance(value, DeclaredContract) or (
-        isinstance(value, dict) and "inputs" in value
-    )
-    return "declared" if declared else "learnt"
-
-
-def _learn(value: Any) -> Any:
-    return {} if value == "learn" else value
-
-
-Contract = Annotated[
-    Annotated[DeclaredContract, Tag("declared")]
-    | Annotated[
-        LearntContract,
-        BeforeValidator(_learn, json_schema_input_type=Literal["learn"] | LearntContract),
-        Tag("learnt"),
-    ],
-    Discriminator(_contract_kind),
-]
-
-
-class Timeouts(Section):
-    """How long the model server may take, in seconds."""
-
-    connect_seconds: Seconds = 2.0
-    """To accept a connection."""
-    response_seconds: Seconds = 30.0
-    """From the last byte of the request to the head of the answer."""
-    total_seconds: Seconds = 60.0
-    """From the first byte of the request to the last of the answer."""
-    queue_seconds: Seconds = 1.0
-    """How long a request may wait for a free connection."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Timeouts:
-        faults = Faults()
-        if self.response_seconds > self.total_seconds:
-            faults.add(
-                f"{self.response_seconds:g} s can never pass: total_seconds is "
-                f"{self.total_seconds:g}",
-                "response_seconds"
-                if "response_seconds" in self.model_fields_set
-                else "total_seconds",
-            )
-        faults.report()
-        return self
-
-
-class UpstreamTls(ClientTls):
-    """TLS to the model server."""
-
-    server_name: ServerName | None = None
-    """The name that the server's certificate must carry; none: the upstream's host."""
-
-
-class Quota(Section):
-    """How many rows may pass: a rate with a burst, an allowance for a day, both or neither."""
-
-    rows_per_second: Annotated[float, Field(ge=1e-4, le=1e7, allow_inf_nan=False)] | None = None
-    """The sustained rate of rows; none: no limit on the rate."""
-    burst_rows: Count | None = None
-    """Rows that may come at once; none: one second's worth, and at least one request's."""
-    rows_per_day: Count | None = None
-    """Rows in a day, from midnight to midnight UTC; none: no daily limit."""
-
-    @model_validator(mode="after")
-    def _check_quota(self) -> Quota:
-        faults = Faults()
-        if self.burst_rows is not None and self.rows_per_second is None:
-            faults.add("burst_rows needs rows_per_second beside it", "burst_rows")
-        faults.report()
-        return self
-
-    @property
-    def is_unlimited(self) -> bool:
-        """True if nothing is limited."""
-        return self.rows_per_second is None and self.rows_per_day is None
-
-    def burst(self, rows_per_request: int) -> int:
-        """The burst in rows, stated or not: 0 if the rate is not limited."""
-        if self.rows_per_second is None:
-            return 0
-        return self.burst_rows or max(math.ceil(self.rows_per_second), rows_per_request)
-
-
-class Limits(Quota):
-    """What one client may send, and how large one request may be."""
-
-    rows_per_request: Annotated[int, Field(gt=0, le=10**7)] = 1024
-    """Rows in one request."""
-    body_bytes: Bytes = 10 * 2**20
-    """The size of a request's body, as sent and as decompressed."""
-    expanded_ratio: Annotated[float, Field(ge=1, le=10_000)] = 20.0
-    """How many times its size a compressed body may grow. JSON numbers shrink to a half, sparse
-    images to a tenth; memory for reading JSON comes on top."""
 
 
 class Patterns(Section):
@@ -244,6 +74,12 @@ class Patterns(Section):
     """From one row to the next of a client that is throttled."""
 
 
+def _somewhere(value: tuple[Origin, ...], info: ValidationInfo) -> tuple[Origin, ...]:
+    if not value and info.data.get("grpc", value) is None:
+        raise PydanticKnownError("missing")
+    return value
+
+
 Step = Literal["shape", "throttle", "block"]
 _LADDER: tuple[Step, ...] = ("shape", "throttle", "block")
 
@@ -253,25 +89,35 @@ class Endpoint(Section):
 
     name: Name
     """The endpoint's name, in logs and metrics."""
-    match: PathPrefix
-    """The clients' path: ``/v2/models/NAME``, or ``/v2/models/NAME/versions/VERSION``."""
+    match: PathOrRoot
+    """The clients' path, in the form of the protocol: ``/v2/models/NAME`` or
+    ``/v2/models/NAME/versions/VERSION`` for v2; docs/protocols.md has the others."""
+    grpc: EndpointGrpc | None = None
+    """The same model for clients that speak gRPC; none: it is not asked so. Needs ``grpc`` beside
+    ``endpoints``."""
     upstream: Annotated[
         tuple[Upstream, ...],
         BeforeValidator(one_or_more, json_schema_input_type=Upstream | tuple[Upstream, ...]),
-        Field(min_length=1, max_length=64),
-    ]
+        AfterValidator(_somewhere),
+        Field(max_length=64, validate_default=True),
+    ] = ()
     """The model server, or a list of servers that hold the same model: ``http://host:port``,
-    ``https://host:port`` or ``unix:/path``."""
+    ``https://host:port`` or ``unix:/path``. Only with ``grpc`` may it be left out: then the model
+    is not asked over HTTP."""
+    upstream_path: PathOrRoot | None = None
+    """The path on the model server that takes the place of ``match``; none: the same."""
     upstream_tls: UpstreamTls | None = None
     """TLS to ``https://`` upstreams, where the system's certificates do not suffice."""
     timeouts: Timeouts = Timeouts()
     """How long the model server may take."""
     connections: Annotated[int, Field(gt=0, le=65_535)] = 128
     """Connections to each upstream, at most."""
-    protocol: Literal["v2"] = "v2"
-    """The wire protocol: the Open Inference Protocol, version 2."""
+    protocol: Protocol = V2()
+    """The wire protocol: its name, or a mapping with its ``name`` and what else it has to be
+    told."""
     contract: Contract = LearntContract()
-    """The model's input tensors: ``learn`` asks the model server; ``{inputs: […]}`` states them."""
+    """The model's input tensors: ``learn`` asks the model server; ``{inputs: […]}`` states them,
+    ``{columns: […]}`` those of a data frame."""
     bundle: FilePath | None = None
     """The fitted detectors; none: contract and limits only."""
     mode: Mode = Mode.ENFORCE
@@ -322,14 +168,22 @@ class Endpoint(Section):
     """Rules switched off, moved to monitor, or excluded for a client, by rule id."""
 
     @property
-    def model(self) -> str:
-        """The model's name, from ``match``."""
-        return self.match.split("/")[3]
+    def spoken(self) -> tuple[Spoken, ...]:
+        """The protocols over HTTP, each at its place."""
+        return spoken(self.protocol, self.match, self.upstream_path) if self.upstream else ()
 
     @property
-    def version(self) -> str:
-        """The model's version, from ``match``, or ""."""
-        return self.match.split("/")[5] if self.match.count("/") > 3 else ""
+    def grpc_match(self) -> str | None:
+        """The path by which gRPC clients ask for the model; None if they cannot."""
+        if self.grpc is None:
+            return None
+        return grpc_match(self.protocol, self.match, self.grpc.model)
+
+    @property
+    def matches(self) -> tuple[str, ...]:
+        """Every path by which clients ask for the model."""
+        over_http = tuple(one.match for one in self.spoken)
+        return over_http if self.grpc_match is None else (*over_http, self.grpc_match)
 
     @model_validator(mode="after")
     def _check(self) -> Endpoint:
@@ -338,20 +192,43 @@ class Endpoint(Section):
         self._check_upstream(faults)
         self._check_scoring(faults)
         self._check_quotas(faults)
+        self._check_texts(faults)
         faults.report()
         return self
 
     def _check_match(self, faults: Faults) -> None:
-        parts = self.match.split("/")
-        if parts[:3] != ["", "v2", "models"] or not (
-            len(parts) == 4 or (len(parts) == 6 and parts[4] == "versions")
+        if self.match == "/" and not isinstance(self.protocol, Auto):
+            faults.add("only the protocol auto can take every path", "match")
+            return
+        for key, path in (("match", None), ("upstream_path", self.upstream_path)):
+            try:
+                for one in spoken(self.protocol, self.match, path):
+                    codec(one, None, Bounds())
+            except ValueError as error:
+                # A protocol that takes any path has another fault to find.
+                faults.add(str(error), "protocol" if self.protocol.name == "json" else key)
+                return
+        if self.grpc is None or self.grpc.model is not None:
+            return
+        if self.grpc_match is None:
+            faults.add(
+                f"say model: the paths of {self.protocol.name} do not name it, and gRPC clients "
+                "ask by it",
+                "grpc",
+            )
+        elif self.upstream_path is not None and self.grpc_match != grpc_match(
+            self.protocol, self.upstream_path, None
         ):
             faults.add(
-                "the v2 protocol's paths are /v2/models/NAME and /v2/models/NAME/versions/VERSION",
-                "match",
+                "say model: it has another name on its server, by which gRPC clients ask", "grpc"
             )
 
     def _check_upstream(self, faults: Faults) -> None:
+        if not self.upstream and "protocol" in self.model_fields_set:
+            faults.add(
+                "without an upstream the model is not asked over HTTP: it would do nothing",
+                "protocol",
+            )
         for index, origin in enumerate(self.upstream):
             if origin in self.upstream[:index]:
                 faults.add(f"the upstream {origin} is listed twice", "upstream", index)
@@ -377,8 +254,43 @@ class Endpoint(Section):
                     "nothing is scored without a bundle: it would do nothing", "rules", rule.id
                 )
 
+    def _check_texts(self, faults: Faults) -> None:
+        if not isinstance(self.protocol, OpenAI):
+            return
+        if not isinstance(self.contract, LearntContract):
+            faults.add("texts have no tensors: it would do nothing", "contract")
+        if set(self.protocol.calls) != {"embeddings"}:
+            for key in sorted(self.model_fields_set & {"bundle", "shaping"}):
+                faults.add(
+                    "of a text nothing is scored or shaped: protocol.calls must be [embeddings]",
+                    key,
+                )
+        if self.capture is not None:
+            faults.add(
+                "captured are rows and the model's answers to them: embeddings are answers, and "
+                "texts are no rows",
+                "capture",
+            )
+        if self.protocol.unit in ("characters", "tokens"):
+            for section in ("limits", "subnet_limits", "endpoint_limits"):
+                quota: Quota = getattr(self, section)
+                if quota.rows_per_second is not None and quota.burst_rows is None:
+                    faults.add(
+                        f"say burst_rows: how many {self.protocol.unit} one request may have is "
+                        "not known",
+                        section,
+                        "rows_per_second",
+                    )
+
+    @property
+    def rows_at_once(self) -> int:
+        """The rows of the largest request, as the limits count them; 1 where that is not known."""
+        if isinstance(self.protocol, OpenAI) and self.protocol.unit != "items":
+            return 1
+        return self.limits.rows_per_request
+
     def _check_quotas(self, faults: Faults) -> None:
-        most = self.limits.rows_per_request
+        most = self.rows_at_once
         for section in ("limits", "subnet_limits", "endpoint_limits"):
             quota: Quota = getattr(self, section)
             for key in ("burst_rows", "rows_per_day"):

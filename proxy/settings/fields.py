@@ -206,7 +206,12 @@ class Origin:
         return f"{'https' if self.tls else 'http'}://{self.authority}"
 
 
-def _origin(value: object, info: ValidationInfo) -> Origin:
+def origin_of(value: object, info: ValidationInfo) -> Origin:
+    """The model server that a URL names.
+
+    Raises:
+        ValueError: if it is not such a URL.
+    """
     if isinstance(value, Origin):
         return value
     if not isinstance(value, str):
@@ -236,7 +241,7 @@ def _origin(value: object, info: ValidationInfo) -> Origin:
 
 Upstream = Annotated[
     Origin,
-    PlainValidator(_origin),
+    PlainValidator(origin_of),
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "pattern": r"^(https?://[^/?#]+/?|unix:.+)$"}),
 ]
@@ -281,6 +286,18 @@ PathPrefix = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^(/[A-Za-z0-9._~-]+)+$"}),
 ]
 """A canonical URL path; it matches itself and everything below it."""
+
+
+def _path_or_root(value: str) -> str:
+    return value if value == "/" else _path_prefix(value)
+
+
+PathOrRoot = Annotated[
+    str,
+    AfterValidator(_path_or_root),
+    WithJsonSchema({"type": "string", "pattern": r"^(/|(/[A-Za-z0-9._~-]+)+)$"}),
+]
+"""A canonical URL path, or ``/``: everything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ def _message(error: ErrorDetails) -> str:
 def _unknown(document: Document, place: Place) -> str:
     *above, name = place
     close = get_close_matches(str(name), keys_at(tuple(above)), n=1, cutoff=0.7)
-    if close:
+    if close and close[0] != name:  # a key of another kind of section at this place
         return f"unknown key {path_text(place)}; did you mean {close[0]!r}?"
     if _value(document, place) is None:
         # {token: a,b}: what stands as a key without a value may be the rest of a secret.

@@ -21,8 +21,10 @@ from proxy.settings.fields import (
     Network,
     Seconds,
 )
+from proxy.settings.grpc import Grpc
 from proxy.settings.secret import Secret
 from proxy.settings.section import Faults, Section
+from proxy.settings.server_tls import Tls
 from proxy.settings.shared_state import MEMORY, Sharing, StateUrl, check_state
 
 HeaderName = Annotated[
@@ -31,17 +33,6 @@ HeaderName = Annotated[
     AfterValidator(str.lower),
 ]
 Kind = Literal["mtls", "api_key", "ip"]
-
-
-class Tls(Section):
-    """TLS for clients."""
-
-    certificate: FilePath
-    """The server's certificate chain (PEM)."""
-    key: FilePath
-    """Its private key (PEM)."""
-    client_ca: FilePath | None = None
-    """Certificates (PEM) that sign clients': with it, every client must present one."""
 
 
 class Admin(Section):
@@ -208,6 +199,8 @@ class Settings(Section):
     """The process's own log."""
     http: Http = Http()
     """Limits of the wire."""
+    grpc: Grpc | None = None
+    """The listener for clients that speak gRPC; none: there is none. Needs the extra ``grpc``."""
     trusted_keys: tuple[FilePath, ...] = ()
     """Ed25519 public keys (PEM), one of which must have signed every bundle. None: signatures are
     not checked."""
@@ -219,6 +212,7 @@ class Settings(Section):
         faults = Faults()
         self._check_listeners(faults)
         self._check_endpoints(faults)
+        self._check_grpc(faults)
         if self.audit is not None and self.audit.explain and not self.admin.explanations:
             faults.add("admin.explanations is 0: nothing is kept to explain", "audit", "explain")
         check_state(self.state, self.sharing, self.workers, faults)
@@ -236,29 +230,53 @@ class Settings(Section):
             faults.add(f"clients and admin cannot share {self.listen}", "admin", "listen")
         if self.tls is not None and self.listen.path:
             faults.add("TLS is not offered on a unix socket", "tls")
-        if self.client.api_keys is not None and not self.listen.is_local and self.tls is None:
+        self._check_clear(faults, self.listen, self.tls, "tls")
+        if self.grpc is None:
+            return
+        if self.grpc.listen in (self.listen, self.admin.listen) and (
+            self.grpc.listen.path or self.grpc.listen.port
+        ):
+            faults.add(f"{self.grpc.listen} is taken by another listener", "grpc", "listen")
+        if self.grpc.tls is not None and self.grpc.listen.path:
+            faults.add("TLS is not offered on a unix socket", "grpc", "tls")
+        if self.workers > 1 and not self.grpc.listen.port:
+            faults.add("several workers share a port that is stated", "grpc", "listen")
+        self._check_clear(faults, self.grpc.listen, self.grpc.tls, "grpc.tls")
+
+    def _check_clear(self, faults: Faults, listen: Address, tls: Tls | None, key: str) -> None:
+        if self.client.api_keys is not None and not listen.is_local and tls is None:
             faults.add(
-                f"API keys would cross the network in clear: {self.listen} needs tls",
+                f"API keys would cross the network in clear: {listen} needs {key}",
                 "client",
                 "api_keys",
             )
 
+    def _check_grpc(self, faults: Faults) -> None:
+        asked = [index for index, one in enumerate(self.endpoints) if one.grpc is not None]
+        if self.grpc is not None and not asked:
+            faults.add("no endpoint has a grpc section: it would do nothing", "grpc")
+        if self.grpc is None:
+            for index in asked:
+                faults.add(
+                    "no client could ask by gRPC: add a grpc section beside endpoints",
+                    *("endpoints", index, "grpc"),
+                )
+
     def _check_endpoints(self, faults: Faults) -> None:
         names: set[str] = set()
+        paths: dict[str, str] = {}
         for index, endpoint in enumerate(self.endpoints):
             if endpoint.name in names:
                 faults.add(f"the name {endpoint.name!r} is taken", "endpoints", index, "name")
             names.add(endpoint.name)
-            for other in self.endpoints[:index]:
-                if f"{endpoint.match}/".startswith(f"{other.match}/") or (
-                    f"{other.match}/".startswith(f"{endpoint.match}/")
-                ):
-                    faults.add(
-                        f"{endpoint.match} overlaps {other.match} of endpoint {other.name!r}",
-                        "endpoints",
-                        index,
-                        "match",
-                    )
+            for path in endpoint.matches:
+                for taken, owner in paths.items():
+                    if f"{path}/".startswith(f"{taken}/") or f"{taken}/".startswith(f"{path}/"):
+                        faults.add(
+                            f"{path} overlaps {taken} of endpoint {owner!r}",
+                            *("endpoints", index, "match"),
+                        )
+            paths |= dict.fromkeys(endpoint.matches, endpoint.name)
             if self.client.secret is None:
                 self._check_exclusions(faults, index, endpoint)
 

@@ -164,6 +164,16 @@ class Ledger(Protocol):
     async def refill(self, needed: LeaseNeeded) -> None:
         """Fetches what a take lacked. It returns when the take can be decided, within a bound."""
 
+    def charge(self, keys: Sequence[str], rows: int, now: float) -> None:
+        """Takes rows from every scope, whether they are there or not: what was spent already.
+
+        What is not there is a debt, as large as it may be: nothing passes until time has paid it.
+        A shared backend tells the others soon, not at once.
+
+        Args:
+            keys, rows, now: as of ``take``.
+        """
+
     def known(self) -> Sequence[int]:
         """How many keys each scope keeps apart now."""
 

@@ -80,6 +80,18 @@ class Limiter:
             retry_after=denial.retry_after,
         )
 
+    def charge(self, identity: Client, rows: int, now: float) -> None:
+        """Takes rows that were spent already from all three quotas.
+
+        Who has fewer is in debt, and refused until time has paid it.
+
+        Args:
+            identity, now: as of ``take``.
+            rows: how many; none are charged if it is not above 0.
+        """
+        if rows > 0 and not self._unlimited:
+            self._ledger.charge((identity.client, identity.subnet, "*"), rows, now)
+
     async def refill(self, needed: LeaseNeeded) -> None:
         """Fetches the leased quota that a take lacked."""
         await self._ledger.refill(needed)

@@ -114,6 +114,24 @@ class MemoryLedger:
             self._give_back(keys, rows, before=scope)
             return self._denial(keys, rows, moment, wall)
 
+    def charge(self, keys: Sequence[str], rows: int, now: float) -> None:
+        """As ``base.Ledger.charge``; it is told at once."""
+        if rows < 1:
+            raise ValueError("a charge is of at least one row")
+        moment = int(now * NANOSECONDS)
+        day = int(self._wall()) // DAY_SECONDS if self._daily else 0
+        with self._lock:
+            for scope, table, interval, _, per_day in self._limited:
+                key = keys[scope]
+                if not key:
+                    continue
+                bucket = table.buckets.get(key) or table.bucket(key, moment, day)
+                bucket.clear = max(bucket.clear, moment) + rows * interval
+                if per_day:
+                    if not same_day(bucket.day, day):
+                        bucket.day, bucket.used = day, 0
+                    bucket.used += rows
+
     def _give_back(self, keys: Sequence[str], rows: int, *, before: int) -> None:
         """Undoes a take in the scopes before the one that denied it."""
         for scope, table, interval, _, per_day in self._limited:

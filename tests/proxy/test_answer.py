@@ -18,7 +18,7 @@ from detectors.scorer import ScoreFault
 from proxy import rules
 from proxy.answer import AnswerInspection, understood
 from proxy.decision import Action, FailureMode, Mode, Permit, Reason
-from proxy.endpoint import Endpoint
+from proxy.endpoint import Binding, Endpoint
 from proxy.forwarding import Forwarding
 from proxy.http.messages import Head
 from proxy.http.response import Response
@@ -123,15 +123,16 @@ class Rig:
         if ask:
             opinions = SecondOpinions(self.scorer, share=1.0, seconds=seconds, random=np.zeros)
             opinions.budget.earn(1000)
+        self.binding = Binding(
+            "/v2/models/m", V2("/v2/models/m", contract, max_rows=8192), self.pool
+        )
         self.endpoint = Endpoint(
             name="m",
-            match="/v2/models/m",
             policy=Policy(**policy),
-            pool=self.pool,
+            bindings=(self.binding,),
             limiter=None,
             clients=None,
             metrics=EndpointMetrics(),
-            codec=V2("/v2/models/m", contract, max_rows=8192),
             body_limit=2**20,
             expanded_ratio=20,
             bundle=SimpleNamespace(agreement=self.scorer),
@@ -155,9 +156,10 @@ class Rig:
         rows[:, 0] = firsts
         tensor = {"name": "x", "datatype": "FP32", "shape": list(rows.shape)}
         body = json.dumps({"id": "7", "inputs": [{**tensor, "data": rows.tolist()}], **said})
-        request = self.endpoint.codec.decode_request(HEAD, body.encode(), ROUTE)
+        request = self.binding.codec.decode_request(HEAD, body.encode(), ROUTE)
         record = Record("id", 1.0, 2.0, client="c" * 32, rows=len(rows))
-        visit = Visit(self.endpoint, ROUTE, Identity("c" * 32, "ip"), record, request=request)
+        client = Identity("c" * 32, "ip")
+        visit = Visit(self.endpoint, self.binding, ROUTE, client, record, request=request)
         visit.light = visit.reads = True
         marks = np.isin(np.arange(len(rows)), flagged)
         if judged:

@@ -115,8 +115,8 @@ def test_nothing_that_is_configured_is_lost(settings, shared):
 
     calibration = endpoint.bundle.scorer.calibration
     assert (calibration.alpha, round(calibration.delta, 9)) == (0.2, 0.1)
-    assert endpoint.codec.contract.inputs[0].minimum == -5
-    assert endpoint.codec.contract.inputs[0].maximum == 5
+    assert endpoint.contract.inputs[0].minimum == -5
+    assert endpoint.contract.inputs[0].maximum == 5
     assert (endpoint.body_limit, endpoint.expanded_ratio) == (5120, 6)
     ledger = endpoint.limiter._ledger
     assert ledger._quotas == (
@@ -124,7 +124,7 @@ def test_nothing_that_is_configured_is_lost(settings, shared):
         Quota.of(100, 100, None),
         Quota.of(None, 0, 1000),
     )
-    pool = endpoint.pool
+    pool = endpoint.bindings[0].pool
     limits = pool._limits
     assert (limits.connections, limits.connect_seconds, limits.response_seconds) == (7, 1, 2)
     assert (limits.total_seconds, limits.queue_seconds) == (3, 4)
@@ -202,8 +202,8 @@ def test_a_reload_keeps_what_did_not_change(settings, shared):
     second = build(settings(TWO.format(port=3)), shared, {}, first)
     a, b = first.pipeline.endpoints
     again, other = second.pipeline.endpoints
-    assert again.pool is a.pool
-    assert other.pool is not b.pool
+    assert again.bindings[0].pool is a.bindings[0].pool
+    assert other.bindings[0].pool is not b.bindings[0].pool
     assert again.metrics is a.metrics
     assert first.digest != second.digest
 
@@ -216,17 +216,18 @@ def test_a_reload_keeps_a_learnt_contract_that_still_fits(settings, shared):
     metadata = {"name": "x", "datatype": "FP32", "shape": [-1, -1]}
     first = build(settings(text.format(more="")), shared, {})
     [endpoint] = first.pipeline.endpoints
-    assert endpoint.codec.contract is None
+    assert endpoint.contract is None
     learnt = Contract.from_config([metadata])
-    endpoint.codec = endpoint.codec.with_contract(learnt)
+    [binding] = endpoint.bindings
+    binding.codec = binding.codec.with_contract(learnt)
     [same] = build(
         settings(text.format(more="mode: monitor")), shared, {}, first
     ).pipeline.endpoints
-    assert same.codec.contract == learnt
+    assert same.contract == learnt
     given = settings(text.format(more="bundle: BUNDLE"))
     [scored] = build(given, shared, load_bundles(given), first).pipeline.endpoints
-    assert scored.codec.contract == learnt.with_width(FEATURES)
-    endpoint.codec = endpoint.codec.with_contract(learnt.with_width(FEATURES + 1))
+    assert scored.contract == learnt.with_width(FEATURES)
+    binding.codec = binding.codec.with_contract(learnt.with_width(FEATURES + 1))
     with pytest.raises(BuildError, match="4 features per row, not 3"):
         build(given, shared, load_bundles(given), first)
 

@@ -8,6 +8,7 @@ import pytest
 
 from proxy import rules
 from proxy.contract_watch import ContractWatch
+from proxy.endpoint import Binding, Endpoint
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
 from proxy.rules import Refusal
@@ -41,29 +42,38 @@ class Pool:
 
 
 def watch_of(*answers, learn=True, width=None, sleep=None):
-    endpoint = SimpleNamespace(
-        name="m",
-        match="/v2/models/m",
-        codec=V2("/v2/models/m", None),
-        pool=Pool(*answers),
+    binding = Binding("/v2/models/m", V2("/v2/models/m", None), Pool(*answers))
+    return binding, watch_over(binding, learn=learn, width=width, sleep=sleep)
+
+
+def watch_over(*bindings, learn=True, width=None, sleep=None):
+    endpoint = Endpoint(
+        "m",
+        None,
+        bindings,
+        None,
+        None,
+        None,
+        0,
+        0,
         bundle=width and SimpleNamespace(features=width),
     )
-    return endpoint, ContractWatch(endpoint, learn=learn, refresh_seconds=30.0, sleep=sleep)
+    return ContractWatch(endpoint, learn=learn, refresh_seconds=30.0, sleep=sleep)
 
 
 async def test_the_contract_is_learnt_and_followed():
-    endpoint, watch = watch_of(metadata(4), metadata(4), metadata(9))
+    binding, watch = watch_of(metadata(4), metadata(4), metadata(9))
     assert watch.problem
     await watch.check()
     assert not watch.problem
-    assert endpoint.codec.contract.width == 4
-    [request] = endpoint.pool.asked
+    assert binding.codec.contract.width == 4
+    [request] = binding.pool.asked
     assert (request.method, request.target) == (b"GET", b"/v2/models/m")
-    bound = endpoint.codec
+    bound = binding.codec
     await watch.check()
-    assert endpoint.codec is bound, "the same contract binds nothing anew"
+    assert binding.codec is bound, "the same contract binds nothing anew"
     await watch.check()
-    assert endpoint.codec.contract.width == 9
+    assert binding.codec.contract.width == 9
 
 
 @pytest.mark.parametrize(
@@ -78,23 +88,23 @@ async def test_the_contract_is_learnt_and_followed():
     ],
 )
 async def test_what_cannot_be_held_leaves_the_contract_as_it_was(answer):
-    endpoint, watch = watch_of(metadata(4), answer, metadata(4), width=4)
+    binding, watch = watch_of(metadata(4), answer, metadata(4), width=4)
     await watch.check()
-    held = endpoint.codec
+    held = binding.codec
     await watch.check()
     assert watch.problem
-    assert endpoint.codec is held
+    assert binding.codec is held
     await watch.check()
     assert not watch.problem
 
 
 async def test_a_configured_contract_is_not_replaced():
-    endpoint, watch = watch_of(metadata(9), learn=False)
-    endpoint.codec = endpoint.codec.with_contract(Contract())
-    held = endpoint.codec
+    binding, watch = watch_of(metadata(9), learn=False)
+    binding.codec = binding.codec.with_contract(Contract())
+    held = binding.codec
     await watch.check()
     assert not watch.problem, "the server was seen"
-    assert endpoint.codec is held
+    assert binding.codec is held
 
 
 async def test_a_silent_server_is_asked_again_soon_and_an_answering_one_now_and_then():
@@ -124,3 +134,59 @@ async def test_a_defect_does_not_end_the_watch():
     with pytest.raises(asyncio.CancelledError):
         await watch.run()
     assert not watch.problem
+
+
+class Silent(V2):
+    """A codec whose server has nothing to ask."""
+
+    def __init__(self, *given, **bounds):
+        super().__init__(*given, **bounds)
+        self.probe = None
+
+
+async def test_where_there_is_nothing_to_ask_the_endpoint_is_ready_at_once():
+    pool = Pool()
+    binding = Binding("/v2/models/m", Silent("/v2/models/m", None), pool)
+    watch = watch_over(binding, width=4, sleep=None)
+    await watch.run()
+    assert (watch.problem, watch.asked.is_set(), pool.asked) == ("", True, [])
+    assert binding.codec.contract == Contract(width=4)
+    declared = Contract.from_config([{"name": "x", "datatype": "FP32", "shape": [-1, 4]}])
+    binding = Binding("/v2/models/m", Silent("/v2/models/m", declared), pool)
+    await watch_over(binding, learn=False).run()
+    assert binding.codec.contract is declared
+
+
+def spoken(pool, *models):
+    """One server by several protocols, which are V2 models of several names here."""
+    return [Binding(f"/v2/models/{name}", V2(f"/v2/models/{name}", None), pool) for name in models]
+
+
+async def test_of_several_protocols_the_first_that_is_answered_teaches_all():
+    pool = Pool((404, b""), metadata(4), metadata(5))
+    bindings = spoken(pool, "other", "m", "never")
+    elsewhere = Binding("/v2/models/m", V2("/v2/models/m", None), Pool())
+    watch = watch_over(*bindings, elsewhere)
+    await watch.check()
+    assert [request.target for request in pool.asked] == [b"/v2/models/other", b"/v2/models/m"]
+    assert {binding.codec.contract.width for binding in (*bindings, elsewhere)} == {4}
+    await watch.check()
+    assert pool.asked[2].target == b"/v2/models/m", "only the one that was answered is asked again"
+    assert {binding.codec.contract.width for binding in bindings} == {5}
+    assert elsewhere.pool.asked == []
+
+
+async def test_a_server_that_fails_is_not_asked_by_another_protocol():
+    pool = Pool((503, b"loading"))
+    watch = watch_over(*spoken(pool, "m", "other"))
+    await watch.check()
+    assert len(pool.asked) == 1
+    assert "503" in watch.problem
+
+
+async def test_a_server_that_speaks_none_of_the_protocols_is_a_problem():
+    pool = Pool((404, b""), (405, b""))
+    watch = watch_over(*spoken(pool, "m", "other"))
+    await watch.check()
+    assert len(pool.asked) == 2
+    assert watch.problem == "the model's metadata was answered with 404"

@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from types import SimpleNamespace
 
 import judges
@@ -16,13 +15,13 @@ from detectors.patterns.base import Alarm, Family, Scope
 from detectors.scorer import ScoreFault, Verdicts
 from proxy import rules
 from proxy.decision import Action, FailureMode, Mode, Permit
-from proxy.endpoint import Endpoint, Router
+from proxy.endpoint import Binding, Endpoint
 from proxy.explanations import Explanations
 from proxy.http.messages import Head, Peer, Reply
 from proxy.identity import Identity
-from proxy.inspection import INLINE_BYTES
 from proxy.pipeline import Pipeline
 from proxy.policy import Policy, RuleSetting
+from proxy.protocols.base import INLINE_BYTES
 from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
 from proxy.reading import AnswerReader
@@ -204,7 +203,7 @@ class Exchange:
         assert not self.status, "answered twice"
         self.status, self.answer, self.answered = reply.status, reply, True
 
-    async def relay(self, response, extra=b""):
+    async def relay(self, response, extra=b"", tap=None):
         assert not self.status, "answered twice"
         self.status, self.lines, self.answered = response.status, extra, True
         return 7
@@ -225,15 +224,15 @@ class World:
         self.scorer, self.pool, self.limiter, self.audit = Scorer(), Pool(), Limiter(), Audit()
         self.clients = Clients()
         self.metrics = SimpleNamespace(unrouted=EndpointMetrics())
+        codec = V2("/v2/models/m", CONTRACT, max_rows=100_000)
+        self.binding = Binding("/v2/models/m", codec, self.pool)
         self.endpoint = Endpoint(
             name="m",
-            match="/v2/models/m",
             policy=Policy(**policy),
-            pool=self.pool,
+            bindings=(self.binding,),
             limiter=self.limiter,
             clients=self.clients,
             metrics=EndpointMetrics(("first",)),
-            codec=V2("/v2/models/m", CONTRACT, max_rows=100_000),
             body_limit=10 * 2**20,
             expanded_ratio=100,
             bundle=SimpleNamespace(
@@ -422,7 +421,7 @@ async def test_enforce_never_forwards_what_it_did_not_read(world):
     """Whatever is switched: only a fault that the failure mode tolerates passes uninspected."""
     switched = {rule: RuleSetting(off=True) for rule in rules.RULES}
     one = world(settings=switched)
-    one.endpoint.codec = V2("/v2/models/m", CONTRACT, max_rows=2)
+    one.binding.codec = V2("/v2/models/m", CONTRACT, max_rows=2)
     for body in (body_of(np.ones((3, FEATURES))), b"{", b'{"inputs":[],"inputs":[]}'):
         assert (await one.ask(body)).status in (400, 413)
     assert one.pool.sent == []
@@ -499,7 +498,7 @@ async def test_a_tolerated_fault_does_not_excuse_a_limit(world):
 async def test_an_unknown_contract_is_a_fault(world):
     denied, tolerated = world(), world(failure_mode=FailureMode.ALLOW)
     for one in (denied, tolerated):
-        one.endpoint.codec = one.endpoint.codec.with_contract(None)
+        one.binding.codec = one.binding.codec.with_contract(None)
     assert (await denied.ask(HONEST)).status == 503
     assert (await tolerated.ask(HONEST)).status == 200
     assert tolerated.pool.sent[0].body == HONEST
@@ -628,32 +627,6 @@ def test_what_never_became_an_exchange_is_counted_and_recorded(world):
     head = Head("POST", TARGET, {}, True)
     reply = one.pipeline.refuse(Refusal(rules.BODY_TOO_LARGE), head, PEER, 1.0)
     assert (reply.status, one.record.endpoint, one.record.client) == (413, "m", "c" * 32)
-
-
-def test_the_longest_match_on_whole_segments_wins(world):
-    def endpoint(name, match):
-        return replace(world().endpoint, name=name, match=match, codec=V2(match, CONTRACT))
-
-    router = Router([endpoint("a", "/v2/models/a"), endpoint("ab", "/v2/models/ab")])
-    assert router.find("POST", "/v2/models/ab/infer")[0].name == "ab"
-    assert router.find("POST", "/v2/models/a/infer")[0].name == "a"
-    assert router.find("POST", "/v2/models/a/versions/3/infer")[1].version == "3"
-    assert router.find("GET", "/v2/health/ready")[0].name == "a"
-    for target in ("/v2/models/abc/infer", "/", "/v1/models/a:predict"):
-        with pytest.raises(Refusal) as refused:
-            router.find("POST", target)
-        assert refused.value.rule is rules.NO_ROUTE
-    for target in ("/v2/repository/index", "/v2/models/a/generate", "/v2/systemsharedmemory"):
-        with pytest.raises(Refusal) as refused:
-            router.find("POST", target)
-        assert refused.value.rule is rules.CONTROL_PATH
-
-
-def test_the_router_remembers_a_bounded_number_of_targets(world):
-    router = Router([world().endpoint])
-    for version in range(3000):
-        router.find("POST", f"/v2/models/m/versions/{version}/infer")
-    assert len(router._known) <= 1024
 
 
 # ---------------------------------------------------------------------------------------- patterns

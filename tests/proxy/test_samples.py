@@ -28,7 +28,7 @@ def endpoint(rows=8, start=0, contract=None, captures=True):
     return SimpleNamespace(
         name="digits",
         capture=capture if captures else None,
-        codec=SimpleNamespace(contract=contract),
+        contract=contract,
     )
 
 

@@ -1,22 +1,21 @@
-"""Real model servers, on ephemeral ports of 127.0.0.1, each ended with all that it started."""
+"""What all real model servers have in common: they are started on ephemeral ports of 127.0.0.1,
+each in its own environment, waited for, and ended with all that they started.
+"""
 
-import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-
-from loadtest.process import Process
+from loadtest.process import Process, free_port
 from loadtest.wire import Session, render_request
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
-FEATURES = 64
+START_SECONDS = 120  # several start at once, on whatever cores there are
 
-# Datatype and numpy type of the echo models; BYTES stands apart.
+# The echo models' number of features, and their numpy types; BYTES stands apart.
+FEATURES = 64
 NUMERIC = {
     "BOOL": "?",
     "UINT8": "u1",
@@ -30,6 +29,12 @@ NUMERIC = {
 }
 DATATYPES = (*NUMERIC, "BYTES")
 
+# The linear model of every server, under several names where the protocol names models; "whole" is
+# declared to take whole numbers.
+MODELS = ("linear", "limited", "whole")
+COLUMNS = ("a", "b", "c", "d")
+CLASSES = 3
+
 
 def responds(port, path="/v2/health/ready"):
     """Whether a server answers 200 there."""
@@ -40,172 +45,101 @@ def responds(port, path="/v2/health/ready"):
         return False
 
 
+def end(process):
+    """Ends a program with all that it started."""
+    process.stop()
+    with suppress(ProcessLookupError):  # a server that died leaves its models' processes behind
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 @contextmanager
 def serving(process, port) -> Iterator[int]:
     """The port of a server just started, once it is ready."""
     try:
-        process.wait_until(lambda: responds(port), 60)
+        process.wait_until(lambda: responds(port), START_SECONDS)
         yield port
     finally:
-        process.stop()
-        with suppress(ProcessLookupError):  # a server that died leaves its models' processes behind
-            os.killpg(process.pid, signal.SIGKILL)
+        end(process)
 
 
-class MLServer:
-    """MLServer, with a scikit-learn digits model (FP64) and an echo of each datatype.
+def version_of(root, distribution):
+    """The version of what is installed in an environment."""
+    name = distribution.replace("-", "_")
+    found = [
+        path.name.split("-")[1]
+        for path in root.glob("lib/python3*/site-packages/*.dist-info")
+        if path.name.split("-")[0].lower().replace(".", "_") == name
+    ]
+    return found[0] if found else "?"
+
+
+class Server:
+    """A real model server: prepared when it is made, started by :meth:`launch`.
 
     Args:
-        environment: the root of its own environment.
-        folder: where its models are laid.
+        root: of its own environment.
+        folder: for its models, its settings and its log.
+
+    Attributes:
+        environment: its environment's name.
+        shown: its name in tables, and ``distribution``: what it is installed as.
+        health: a path that answers 200 once it serves.
     """
 
-    def __init__(self, environment, folder):
-        self._binaries = environment / "bin"
-        self._folder = folder
-        self._model(
-            "digits",
-            "mlserver_sklearn.SKLearnModel",
-            [{"name": "x", "datatype": "FP64", "shape": [-1, FEATURES]}],
-            [
-                {"name": "predict", "datatype": "INT64", "shape": [-1, 1]},
-                {"name": "predict_proba", "datatype": "FP64", "shape": [-1, 10]},
-            ],
-            uri="./model.joblib",
-        )
-        subprocess.run(
-            [
-                self._binaries / "python",
-                PROGRAMS / "train_digits.py",
-                folder / "digits" / "model.joblib",
-            ],
-            check=True,
-        )
-        for datatype in DATATYPES:
-            tensor = {"datatype": datatype, "shape": [-1, FEATURES]}
-            self._model(
-                f"echo_{datatype.lower()}",
-                "mlserver_echo.Echo",
-                [{"name": "x", **tensor}],
-                [{"name": "y", **tensor}],
-            )
+    environment: str
+    shown: str
+    distribution: str
+    health = "/v2/health/ready"
 
-    def _model(self, name, implementation, inputs, outputs, **parameters):
-        settings = {
-            "name": name,
-            "implementation": implementation,
-            "parameters": parameters,
-            "inputs": inputs,
-            "outputs": outputs,
-        }
-        (self._folder / name).mkdir()
-        (self._folder / name / "model-settings.json").write_text(json.dumps(settings))
+    def __init__(self, root, folder):
+        self.root = root
+        self.binaries = root / "bin"
+        self.python = str(self.binaries / "python")
+        self.folder = folder
+        self.port = free_port()
+        self.grpc_port = free_port()
+        self.process = None
 
-    def start(self, port, grpc_port):
-        """A running instance."""
-        settings = {
-            "host": "127.0.0.1",
-            "http_port": port,
-            "grpc_port": grpc_port,
-            "metrics_endpoint": None,
-            "parallel_workers": 0,  # in its own process: one to start, one to end
-            "debug": False,
-        }
-        (self._folder / "settings.json").write_text(json.dumps(settings))
-        return Process(
-            "mlserver",
-            [str(self._binaries / "mlserver"), "start", str(self._folder)],
-            self._folder / "mlserver.log",
+    @property
+    def version(self):
+        """Of the server."""
+        return version_of(self.root, self.distribution)
+
+    def command(self):
+        """Program and arguments."""
+        raise NotImplementedError
+
+    def variables(self):
+        """Environment variables on top of the usual ones."""
+        return {}
+
+    def in_private_network(self, command, *pairs):
+        """The command behind a relay: ``pairs`` are (our port, the server's own)."""
+        relayed = ",".join(f"{outer}:{inner}" for outer, inner in pairs)
+        return [self.python, str(PROGRAMS / "private_network.py"), relayed, *command]
+
+    def launch(self):
+        """Starts it, without waiting."""
+        self.process = Process(
+            self.environment,
+            self.command(),
+            self.folder / "server.log",
             environment={
-                "PATH": f"{self._binaries}:{os.environ['PATH']}",
+                "PATH": f"{self.binaries}:{os.environ['PATH']}",
                 "PYTHONPATH": str(PROGRAMS),
+                **self.variables(),
             },
         )
 
+    def wait(self):
+        """Waits until it serves."""
+        self.process.wait_until(self.ready, START_SECONDS)
 
-class Triton:
-    """Triton from the wheel of nvidia-pytriton, with a linear model and an echo of each datatype.
+    def ready(self):
+        """Whether it serves."""
+        return responds(self.port, self.health)
 
-    The binary is run as it is, without pytriton: its Python backend needs the stub of the
-    environment's own Python version beside it, and finds numpy through that Python on the PATH.
-
-    Args:
-        environment: the root of its own environment.
-        folder: where its backend and its models are laid.
-    """
-
-    def __init__(self, environment, folder):
-        self._folder = folder
-        self._binaries = environment / "bin"
-        asked = "import sysconfig as s; print(s.get_python_version(), s.get_config_var('LIBDIR'))"
-        self._version, self._libraries = subprocess.run(
-            [self._binaries / "python", "-c", asked], capture_output=True, text=True, check=True
-        ).stdout.split(maxsplit=1)
-        site = environment / "lib" / f"python{self._version}" / "site-packages"
-        self._package = site / "pytriton" / "tritonserver"
-        self._lay_backend()
-        for datatype in DATATYPES:
-            kind = "STRING" if datatype == "BYTES" else datatype
-            self._model(
-                f"echo_{datatype.lower()}",
-                "triton_echo.py",
-                f'input {{ name: "x" data_type: TYPE_{kind} dims: [ {FEATURES} ] }}\n'
-                f'output {{ name: "y" data_type: TYPE_{kind} dims: [ {FEATURES} ] }}\n',
-            )
-        version = self._model(
-            "digits",
-            "triton_linear.py",
-            f'input {{ name: "x" data_type: TYPE_FP32 dims: [ {FEATURES} ] }}\n'
-            'output { name: "scores" data_type: TYPE_FP32 dims: [ 10 ] }\n'
-            'output { name: "label" data_type: TYPE_INT64 dims: [ 1 ] }\n',
-        )
-        draw = np.random.default_rng(7)
-        np.savez(
-            version / "weights.npz",
-            coefficients=draw.normal(size=(FEATURES, 10)).astype(np.float32),
-            intercept=draw.normal(size=10).astype(np.float32),
-        )
-
-    def _lay_backend(self):
-        backend = self._folder / "backends" / "python"
-        backend.mkdir(parents=True)
-        stubs = self._package / "python_backend_stubs" / self._version.strip()
-        for file in (
-            self._package / "backends" / "python" / "libtriton_python.so",
-            self._package / "backends" / "python" / "triton_python_backend_utils.py",
-            stubs / "triton_python_backend_stub",
-        ):
-            (backend / file.name).symlink_to(file)
-
-    def _model(self, name, program, tensors):
-        version = self._folder / "models" / name / "1"
-        version.mkdir(parents=True)
-        version.with_name("config.pbtxt").write_text(
-            f'backend: "python"\nmax_batch_size: 128\n{tensors}'
-        )
-        (version / "model.py").write_text((PROGRAMS / program).read_text())
-        return version
-
-    def start(self, port, *models):
-        """A running instance with these models; ``"*"`` for all."""
-        return Process(
-            "tritonserver",
-            [
-                str(self._package / "bin" / "tritonserver"),
-                f"--model-repository={self._folder / 'models'}",
-                f"--backend-directory={self._folder / 'backends'}",
-                "--model-control-mode=explicit",
-                *(f"--load-model={model}" for model in models),
-                "--http-address=127.0.0.1",
-                f"--http-port={port}",
-                "--allow-grpc=false",
-                "--allow-metrics=false",
-                "--disable-auto-complete-config",
-                "--exit-timeout-secs=2",
-            ],
-            self._folder / f"triton-{port}.log",
-            environment={
-                "PATH": f"{self._binaries}:{os.environ['PATH']}",
-                "LD_LIBRARY_PATH": self._libraries.strip(),
-            },
-        )
+    def stop(self):
+        """Ends it."""
+        if self.process is not None:
+            end(self.process)

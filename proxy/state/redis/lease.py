@@ -67,6 +67,14 @@ class Lease:
             and now < self.midnight
         )
 
+    def covered(self, rows: int, interval: int, now: int) -> int:
+        """How many of these rows can be spent."""
+        if now >= self.midnight:
+            return 0
+        if interval:
+            rows = min(rows, max(0, self.until - max(self.start, now)) // interval)
+        return min(rows, self.left)
+
     def spend(self, rows: int, interval: int, now: int) -> None:
         """Spends rows that it covers; a negative number undoes that."""
         self.left -= rows

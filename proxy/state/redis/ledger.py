@@ -11,6 +11,12 @@ window, at most the quota once more is admitted than the shared count knows of (
 if the quota is less than that), and that is charged when Redis is back. A Redis that forgets (a
 flush, a restart without persistence, a failover that loses the last writes) forgives what it
 forgot, at most the quota again each time. An answer that is lost leaves rows unused.
+
+**What was spent before it could be asked for** (``charge``) is taken from what is leased here; the
+rest is a debt that travels with this replica's next request for a lease of that key, and otherwise
+within ``lease_seconds``. Until then other replicas know nothing of it, and spend what they hold and
+may be granted meanwhile; this replica, what was granted before. While Redis is away it burdens this
+replica's share, and is charged when Redis is back.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from proxy.state.redis.connection import Connection, Run
 from proxy.state.redis.lease import Lease, LeaseBook
 from proxy.state.redis.lease_table import LeaseTable
 from proxy.state.redis.overdraft import Overdraft, OverdraftBook, share_of
-from proxy.state.redis.quota_calls import Ask, Grant, Rest, ServerTime, quota_call
+from proxy.state.redis.quota_calls import Ask, Charge, Grant, Rest, ServerTime, quota_call
 
 # A clock of float seconds, read later and rounded, may fall this short of the promised moment.
 _CLOCK_ROUNDING: Final = 1_000
@@ -70,6 +76,17 @@ class Leasing:
     server_time: ServerTime | None = None
 
 
+class _Debt(NamedTuple):
+    """What one key owes, and the charge that tells it."""
+
+    overdraft: Overdraft
+    charge: Charge
+
+    def told(self) -> None:
+        """The charge is known to have been made."""
+        self.overdraft.made(self.charge)
+
+
 class _Flight(NamedTuple):
     """A fetch that is under way for one key."""
 
@@ -80,6 +97,7 @@ class _Flight(NamedTuple):
     ask: Ask
     rest: Rest
     sent: int
+    debt: _Debt | None
     call: Call
 
 
@@ -261,6 +279,25 @@ class RedisLedger:
                 lease.draw(rows, quota, replicas, now, overdraft.bucket.day)
         return None
 
+    def charge(self, keys: Sequence[str], rows: int, now: float) -> None:
+        """As ``base.Ledger.charge``; see above for when the others are told."""
+        if rows < 1:
+            raise ValueError("a charge is of at least one row")
+        moment = int(now * NANOSECONDS)
+        wall, replicas = self._leasing.wall(), self._leasing.replicas()
+        with self._lock:
+            for scope, _, interval, book in self._limited:
+                if not keys[scope]:
+                    continue
+                key, lease = book.place(keys[scope], moment)
+                owed, held = rows, lease.covered(rows, interval, moment)
+                if held:
+                    self._spend(lease, held, interval, moment)
+                    owed -= held
+                if owed:
+                    overdraft = self._overdrafts[scope].find(key, moment, wall)
+                    overdraft.owe(share_of(book.quota, replicas), owed, moment, wall)
+
     # Fetching.
 
     async def refill(self, needed: LeaseNeeded) -> None:
@@ -311,7 +348,9 @@ class RedisLedger:
                 if lease.covers(rows, interval, now):
                     continue
                 if lease.flight is None:
-                    departures.append(self._departure(key, book, lease, rows, now))
+                    overdraft = self._overdrafts[scope].values.get(key)
+                    debt = self._debt(book, overdraft, now) if overdraft else None
+                    departures.append(self._departure(key, book, lease, rows, now, debt=debt))
                 else:
                     lease.queued += rows
                     flights.add(lease.flight)
@@ -322,15 +361,18 @@ class RedisLedger:
                 flights.add(flight)
             return flights
 
-    def _departure(self, key: str, book: LeaseBook, lease: Lease, rows: int, now: int) -> _Flight:
-        """What to ask for; what is left goes back with it."""
+    def _departure(
+        self, key: str, book: LeaseBook, lease: Lease, rows: int, now: int, *, debt: _Debt | None
+    ) -> _Flight:
+        """What to ask for; what is left goes back with it, and what is owed is told."""
         ask = lease.ask(rows, book.quota, now, ahead=self._ahead, replicas=self._leasing.replicas())
         lease.queued = 0
         rest = self._handed_over(key, book, lease, now)
         call = quota_call(
-            self._key(book, key), book.quota, self._leasing.server_time, ask=ask, rest=rest
-        )
-        return _Flight(key, book, lease, book.quota, ask, rest, now, call)
+            self._key(book, key), book.quota, self._leasing.server_time,
+            ask=ask, rest=rest, charge=debt and debt.charge,
+        )  # fmt: skip
+        return _Flight(key, book, lease, book.quota, ask, rest, now, debt, call)
 
     async def _fetch(self, flights: Sequence[_Flight]) -> None:
         answers: Sequence[Any] = [NotDone("cancelled")] * len(flights)
@@ -345,7 +387,9 @@ class RedisLedger:
                     self._land(flight, answer, received)
 
     def _land(self, flight: _Flight, answer: Any, received: int) -> None:
-        key, book, lease, quota, ask, rest, sent, _ = flight
+        key, book, lease, quota, ask, rest, sent, debt, _ = flight
+        if debt is not None and not isinstance(answer, Failure):
+            debt.told()
         if isinstance(answer, NotDone) and book.quota == quota:
             # Nothing was handed over.
             lease.left = rest.rows
@@ -434,29 +478,34 @@ class RedisLedger:
                 return
             answers = await run([call for _, call in batch])
             with self._lock:
-                for (overdraft, _), answer in zip(batch, answers, strict=True):
+                for (debt, _), answer in zip(batch, answers, strict=True):
                     if not isinstance(answer, Failure):
-                        overdraft.pending = None
+                        debt.told()
             for answer in answers:
                 if isinstance(answer, Failure):
                     raise answer
 
-    def _charges(self) -> Iterator[tuple[Overdraft, Call]]:
+    def _charges(self) -> Iterator[tuple[_Debt, Call]]:
         now = self._now()
         for book, key, overdraft in self._all_overdrafts():
-            if overdraft.is_owing:
-                charge = overdraft.charge(
-                    book.quota,
-                    share_of(book.quota, self._leasing.replicas()),
-                    now,
-                    f"{self._leasing.replica}-{next(self._ids)}",
-                )
+            debt = self._debt(book, overdraft, now)
+            if debt is not None:
                 yield (
-                    overdraft,
+                    debt,
                     quota_call(
-                        self._key(book, key), book.quota, self._leasing.server_time, charge=charge
+                        self._key(book, key),
+                        book.quota,
+                        self._leasing.server_time,
+                        charge=debt.charge,
                     ),
                 )
+
+    def _debt(self, book: LeaseBook, overdraft: Overdraft, now: int) -> _Debt | None:
+        if not overdraft.is_owing:
+            return None
+        share = share_of(book.quota, self._leasing.replicas())
+        new_id = f"{self._leasing.replica}-{next(self._ids)}"
+        return _Debt(overdraft, overdraft.charge(book.quota, share, now, new_id))
 
     def _all_overdrafts(self) -> Iterator[tuple[LeaseBook, str, Overdraft]]:
         for book, overdrafts in zip(self._books, self._overdrafts, strict=True):

@@ -1,6 +1,7 @@
 """Limits while the shared state cannot be reached: each replica's share of the quota.
 
-What is admitted meanwhile is an overdraft, which is charged once the state is back.
+What is admitted meanwhile is an overdraft, which is charged once the state is back. So is what was
+spent without asking, as its amount was known only afterwards.
 """
 
 from __future__ import annotations
@@ -59,9 +60,7 @@ class Overdraft:
 
         More than the share holds waits until all of it is there: the outage may be over by then.
         """
-        day = int(wall) // DAY_SECONDS
-        if share.per_day and not same_day(self.bucket.day, day):
-            self.bucket.day, self.bucket.used, self.owed_today = day, 0, 0
+        day = self._turned(share, wall)
         used = Bucket()
         used.clear, used.used = self.bucket.clear, self.bucket.used
         used.day = self.bucket.day if share.per_day else day
@@ -87,6 +86,18 @@ class Overdraft:
             self.bucket.used += rows
             self.owed_today += rows
 
+    def owe(self, share: Quota, rows: int, now: int, wall: float) -> None:
+        """Counts rows that were spent, whether the share holds them or not."""
+        self._turned(share, wall)
+        self.take(share, rows, now)
+
+    def _turned(self, share: Quota, wall: float) -> int:
+        """Today, and what was used counts for it from now on."""
+        day = int(wall) // DAY_SECONDS
+        if share.per_day and not same_day(self.bucket.day, day):
+            self.bucket.day, self.bucket.used, self.owed_today = day, 0, 0
+        return day
+
     def charge(self, quota: Quota, share: Quota, now: int, new_id: str) -> Charge:
         """What to charge now: what was pending, or else all that is owed.
 
@@ -102,6 +113,11 @@ class Overdraft:
             self.owed = self.owed_today = 0
         charge, made = self.pending
         return Charge(charge.id, max(0, charge.debt - (now - made)), charge.rows, charge.day)
+
+    def made(self, charge: Charge) -> None:
+        """A charge is known to have been made. Several calls may have carried it."""
+        if self.pending is not None and self.pending[0].id == charge.id:
+            self.pending = None
 
 
 class OverdraftBook(Keyed[Overdraft]):

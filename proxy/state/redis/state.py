@@ -177,18 +177,22 @@ class RedisState:
             self._tending = asyncio.create_task(self._tend())
 
     async def close(self) -> None:
-        """Gives back what is held, as far as Redis is there, and disconnects."""
+        """Gives back what is held, charges what is owed, as far as Redis is there, and
+        disconnects."""
         if self._tending is not None:
             await end(self._tending)
             self._tending = None
         for ledger in self._ledgers.values():
             await ledger.give_back(self.connection.background.run, idle=False)
+            if ledger.owing():
+                with contextlib.suppress(Failure):  # there is nobody left to charge it
+                    await ledger.settle(self.connection.background.run)
         if self.connection.up and not self._observer:
             await self.connection.background.run([self._beat(lives_ms=0)])
         await self.connection.close()
 
     async def tend(self) -> None:
-        """Gives back what lies idle, and charges what the shares admitted for a moment."""
+        """Gives back what lies idle, and charges what is owed."""
         for ledger in list(self._ledgers.values()):
             await ledger.give_back(self.connection.background.run)
             if ledger.owing():

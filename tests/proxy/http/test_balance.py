@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from in_memory import Clock, World, answer, permit
 
 from proxy.http.address import Address
-from proxy.http.balance import Balance
+from proxy.http.balance import Balance, Upstream
 from proxy.http.limits import PoolLimits
 
 
@@ -17,7 +18,7 @@ def clock():
 
 def balance(count, clock):
     addresses = [Address.parse(f"http://model{index}") for index in range(count)]
-    return Balance(addresses, PoolLimits(), clock, lambda upstream, connection: None)
+    return Balance(addresses, PoolLimits(), clock, partial(Upstream, freed=lambda *_: None))
 
 
 def fail(upstream, times=5):

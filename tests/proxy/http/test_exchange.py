@@ -546,3 +546,47 @@ async def test_a_reply_that_cannot_be_rendered_ends_the_connection(world):
     client.feed(post())
     assert client.aborted
     assert len(reported) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "pieces"),
+    [
+        (b"Content-Length: 6\r\n\r\n", [b"abcdef"]),
+        (b"Content-Length: 6\r\n\r\n", [b"ab", b"c", b"def"]),
+        (b"Transfer-Encoding: chunked\r\n\r\n", [b"3\r\nabc\r\n", b"3\r\ndef\r\n", b"0\r\n\r\n"]),
+    ],
+)
+async def test_a_tap_sees_each_part_once_it_was_sent(world, head, pieces):
+    seen = []
+
+    async def look(exchange):
+        def tap(piece):
+            assert client.take().endswith((piece, piece + b"\r\n"))
+            seen.append(piece)
+
+        await exchange.relay(await world.pool.send(permit()), ID, tap)
+
+    world.application.handler = look
+    client, upstream = await ask(world)
+    upstream.feed(OK + head + pieces[0])
+    for piece in pieces[1:]:
+        upstream.feed(piece)
+    assert b"".join(seen) == b"abcdef"
+    assert world.application.handled[0].answered
+    assert not world.application.raised
+
+
+async def test_a_tap_has_seen_what_came_before_the_client_left(world):
+    seen = []
+
+    async def look(exchange):
+        await exchange.relay(await world.pool.send(permit()), ID, seen.append)
+
+    world.application.handler = look
+    client, upstream = await ask(world)
+    upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
+    upstream.feed(b"cd")
+    client.lose()
+    await world.settle()
+    assert b"".join(seen) == b"abcd"
+    assert upstream.closed

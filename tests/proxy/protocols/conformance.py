@@ -1,88 +1,73 @@
-"""What every codec must do. A codec's tests subclass ``CodecConformance`` and say how its honest
-clients write a request; every test here then runs on it.
+"""What every codec must do. A codec's tests subclass ``CodecConformance``, say what their wire can
+carry and how its honest clients write a request; every case here then runs on it.
+
+A case that a wire has no room for is left out with its reason, ``class TestX(CodecConformance,
+without={"test_…": "why"})``, and counted in ``test_conformance_census.py``.
 """
 
-import hashlib
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conformance_answers import AnswerConformance
+from conformance_bodies import FOREIGN, hostile, mutant
+from conformance_wire import (
+    Wire,
+    agree,
+    arrays_of,
+    extremes,
+    head_of,
+    requests,
+    same,
+    several,
+)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.protocols.base import Call, InferRequest, InferResponse
-from proxy.rules import BODY_TOO_LARGE, ROWS_PER_REQUEST, RULES, UPSTREAM_INVALID, Refusal
-
-DTYPES = {
-    "BOOL": "?",
-    "UINT8": "<u1",
-    "UINT16": "<u2",
-    "UINT32": "<u4",
-    "UINT64": "<u8",
-    "INT8": "<i1",
-    "INT16": "<i2",
-    "INT32": "<i4",
-    "INT64": "<i8",
-    "FP16": "<f2",
-    "FP32": "<f4",
-    "FP64": "<f8",
-    "BYTES": object,
-}
-
-
-def head_of(lines):
-    """The headers that header lines make, by lower-case name."""
-    pairs = [line.split(b": ", 1) for line in lines.split(b"\r\n") if line]
-    return {name.lower(): value for name, value in pairs}
-
-
-def same(one, other):
-    """Whether two tensors agree bit for bit."""
-    if one.dtype == object or other.dtype == object:
-        return one.shape == other.shape and one.tolist() == other.tolist()
-    return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-
-
-@st.composite
-def tensors(draw, datatype=None, rows=None):
-    """A (datatype, array) pair of any datatype of the protocols, finite, at least one element."""
-    name = datatype or draw(st.sampled_from(sorted(DTYPES)))
-    n = rows or draw(st.integers(1, 4))
-    shape = (n, *draw(st.lists(st.integers(1, 4), max_size=2)))
-    count = int(np.prod(shape))
-    if name == "BYTES":
-        items = draw(st.lists(st.text(max_size=6), min_size=count, max_size=count))
-        array = np.empty(count, object)
-        array[:] = [item.encode() for item in items]
-        return name, array.reshape(shape)
-    dtype = np.dtype(DTYPES[name])
-    if name == "BOOL":
-        elements = st.booleans()
-    elif dtype.kind == "f":
-        # What a float32 row cannot hold is refused, so FP64 is drawn from its range too.
-        elements = st.floats(width=min(32, dtype.itemsize * 8), allow_nan=False)
-        elements = elements.filter(np.isfinite)
-    else:
-        info = np.iinfo(dtype)
-        elements = st.integers(info.min, info.max)
-    values = draw(st.lists(elements, min_size=count, max_size=count))
-    array = np.array(values, dtype).reshape(shape)
-    if name == "FP64" and draw(st.booleans()):
-        array = array * np.float64(0.3)  # all 53 bits
-    return name, array
-
-
-# Each codec's class runs the same property: an example that failed one is tried on all.
-several = settings(
-    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+from proxy.protocols.base import Call, InferRequest, Refused
+from proxy.protocols.contract import Contract, ContractError
+from proxy.rules import (
+    BODY_TOO_LARGE,
+    CONTRACT_UNKNOWN,
+    ROWS_PER_REQUEST,
+    RULES,
+    Refusal,
 )
 
 
-class CodecConformance:
-    """Subclasses give the six methods that raise here."""
+class CodecConformance(AnswerConformance):
+    """Subclasses give ``kind``, ``wire``, and the methods that raise here.
 
-    def codec(self, **bounds):
-        """A codec with an open contract and the bounds ``max_rows`` and ``max_bytes``."""
+    Attributes:
+        kind: the codec's class.
+        wire: what this spelling of the protocol carries.
+        without: cases that this wire has no room for, by name, with the reason.
+        method: of an inference.
+    """
+
+    kind: ClassVar[type]
+    wire: ClassVar[Wire]
+    without: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    method: ClassVar[str] = "POST"
+
+    def __init_subclass__(cls, without=MappingProxyType({}), **arguments):
+        super().__init_subclass__(**arguments)
+        cls.without = MappingProxyType({**cls.without, **without})
+        for case in without:
+            assert callable(getattr(cls, case)), f"there is no {case}"
+            setattr(cls, case, None)  # pytest collects no such thing
+
+    # What a codec's tests say.
+
+    def codec(self, contract, **bounds):
+        """A codec under a contract (or None), with bounds such as ``max_rows``."""
+        raise NotImplementedError
+
+    def target(self):
+        """The path to infer at."""
         raise NotImplementedError
 
     def write(self, named):
@@ -90,23 +75,29 @@ class CodecConformance:
         raise NotImplementedError
 
     def parse(self, headers, body):
-        """The tensors of a body, read by something other than the codec: ``{name: array}``."""
+        """The tensors of a body that goes upstream, read by something other than the codec.
+
+        ``{name: array}``: what the model server would see, with the tensors' own shapes. Numbers
+        may be of any dtype that holds them where the wire tells none.
+        """
         raise NotImplementedError
 
-    def write_answer(self, named):
-        """Headers and body of an honest answer with ``{name: (datatype, array)}``."""
+    def duplicated(self):
+        """Pairs of headers and body that say something twice: keys, names, columns, parts."""
         raise NotImplementedError
 
-    def parse_answer(self, headers, body):
-        """The tensors of an answer, read by something other than the codec: ``{name: array}``."""
+    def wrong(self, datatype):
+        """Pairs of headers and body of an example with a value not of the datatype."""
         raise NotImplementedError
 
-    def target(self):
-        """The path to infer at."""
-        raise NotImplementedError
+    # Between the suite and the codec.
+
+    def reader(self, named, **bounds):
+        """The codec that reads requests for ``{name: (datatype, array)}``."""
+        return self.codec(self.wire.contract(named), **bounds)
 
     def decode(self, codec, headers, body):
-        return codec.decode_request(headers, body, codec.route("POST", self.target()))
+        return codec.decode_request(headers, body, codec.route(self.method, self.target()))
 
     def verdict(self, codec, headers, body):
         """The request, or the refusal: anything else fails the test."""
@@ -114,233 +105,271 @@ class CodecConformance:
             request = self.decode(codec, headers, body)
         except Refusal as refusal:
             assert refusal.rule is RULES[refusal.rule.id]
-            assert 400 <= refusal.rule.status < 500
-            content_type, reply, _ = codec.refuse(refusal)
-            assert content_type and reply
+            assert 400 <= refusal.rule.status < 500 or codec.contract is None
+            assert type(codec.refuse(refusal)) is Refused
             return refusal
         assert type(request) is InferRequest
         rows = request.rows
-        assert rows.dtype == np.float32 and rows.ndim == 2 and rows.flags.c_contiguous
+        assert rows.dtype == np.float32
+        assert rows.ndim == 2
+        assert rows.flags.c_contiguous
+        assert rows.flags.aligned
         assert rows.shape[0] == request.n >= 1
         assert np.isfinite(rows).all()
+        assert all(tensor.flags.aligned for tensor in request.tensors.values())
+        assert not any(tensor.flags.writeable for tensor in request.tensors.values())
         return request
 
-    def test_routes_its_inference(self):
-        route = self.codec().route("POST", self.target())
-        assert route.call is Call.INFER
-        assert route.method == "POST"
+    def seen(self, request):
+        """What the model would see of a request: its tensors, where they are all of it."""
+        return request.tensors
 
-    @settings(several, max_examples=60)
+    def accepted(self, codec, headers, body):
+        """The request, which must not be refused."""
+        request = self.verdict(codec, headers, body)
+        assert isinstance(request, InferRequest), request
+        return request
+
+    def forwarded(self, codec, request):
+        """What goes upstream for a request: it is checked to be what was scored."""
+        lines, body = codec.encode_request(request)
+        again = self.accepted(codec, head_of(lines), body)
+        found, expected = self.seen(again), self.seen(request)
+        assert list(found) == list(expected)
+        assert all(same(found[name], expected[name]) for name in expected)
+        assert same(again.rows, request.rows)
+        assert codec.encode_request(again) == (lines, body), "the canonical form is stable"
+        assert agree(self.parse(head_of(lines), body), expected, self.wire)
+        return lines, body
+
+    def examples(self):
+        """Requests of every datatype alone, and with each tensor that fits beside another."""
+        for datatype in sorted(self.wire.datatypes):
+            yield self.wire.example(datatype, min(2, self.wire.rows))
+        if len(self.wire.names) > 1:
+            yield self.pair()
+
+    def pair(self, rows=None):
+        """A request with as many kinds of tensors as the wire holds, two at most."""
+        rows = rows or min(2, self.wire.rows)
+        named = self.wire.example(self.wire.number, rows)
+        if len(self.wire.names) > 1:
+            other = "BYTES" if "BYTES" in self.wire.datatypes else self.wire.number
+            named |= self.wire.example(other, rows, name=1)
+        return named
+
+    # The cases: routes, contracts, refusals.
+
+    def test_routes_its_inference(self):
+        route = self.codec(Contract()).route(self.method, self.target())
+        assert route.call is Call.INFER
+        assert route.method == self.method
+
+    def test_the_probe_is_a_path_of_its_own(self):
+        codec = self.codec(Contract())
+        if codec.probe is not None:
+            assert codec.probe.method in {"GET", "RPC"}
+            assert codec.probe.call is not Call.INFER
+
+    def test_without_a_contract_nothing_is_inferred(self):
+        named = self.pair()
+        codec = self.codec(None)
+        assert codec.contract is None
+        refusal = self.verdict(codec, *self.write(named))
+        assert isinstance(refusal, Refusal)
+        assert refusal.rule is CONTRACT_UNKNOWN
+        bound = codec.with_contract(self.wire.contract(named))
+        assert bound.contract == self.wire.contract(named)
+        self.accepted(bound, *self.write(named))
+        assert codec.contract is None, "the codec that was bound stays as it is"
+
+    @settings(several, max_examples=30)
+    @given(body=st.one_of(st.binary(max_size=60), st.sampled_from([b"{}", b"[]", b"null"])))
+    def test_what_it_learns_is_a_contract(self, body):
+        try:
+            contract = self.codec(None).learn(body, 7)
+        except ContractError:
+            return
+        assert contract.width in {7, None}
+
+    def test_every_refusal_has_words(self):
+        codec = self.codec(Contract())
+        for rule in RULES.values():
+            refused = codec.refuse(Refusal(rule, "detail \u00e9 \ud800\r\n"))
+            assert refused.content_type
+            assert rule.message.encode() in refused.body, rule
+            assert rule.explains == (b"detail" in refused.body), rule
+            for name, value in refused.headers:
+                assert name == name.lower()
+                assert not set(b"\r\n\0") & set(value)
+
+    # Requests: what was scored is what goes on.
+
+    @settings(several, max_examples=40)
     @given(data=st.data())
     def test_what_is_forwarded_is_what_was_scored(self, data):
-        n = data.draw(st.integers(1, 4))
-        count = data.draw(st.integers(1, 3))
-        named = {f"t{i}": data.draw(tensors(rows=n)) for i in range(count)}
-        codec = self.codec()
+        named = data.draw(requests(self.wire))
+        codec = self.reader(named)
         headers, body = self.write(named)
-        request = self.verdict(codec, headers, body)
-        assert isinstance(request, InferRequest)
-        assert list(request.tensors) == list(named)
-        assert all(same(request.tensors[name], array) for name, (_, array) in named.items())
-
-        lines, forwarded = codec.encode_request(request)
-        again = self.verdict(codec, head_of(lines), forwarded)
-        assert isinstance(again, InferRequest)
-        assert all(same(again.tensors[name], request.tensors[name]) for name in named)
-        assert same(again.rows, request.rows)
-        assert codec.encode_request(again) == (lines, forwarded), "the canonical form is stable"
-
-        independent = self.parse(head_of(lines), forwarded)
-        assert all(same(independent[name], request.tensors[name]) for name in named)
-        numeric = [array.reshape(n, -1) for array in independent.values() if array.dtype != object]
+        request = self.accepted(codec, headers, body)
+        seen = self.seen(request)
+        assert list(seen) == list(named)
+        assert all(same(seen[name], array) for name, (_, array) in named.items())
+        numeric = [
+            array.reshape(request.n, -1).astype(np.float32)
+            for array in arrays_of(named).values()
+            if array.dtype != object
+        ]
         if numeric:
-            joined = np.concatenate([array.astype(np.float32) for array in numeric], axis=1)
-            assert (
-                hashlib.sha256(joined.tobytes()).digest()
-                == hashlib.sha256(request.rows.tobytes()).digest()
-            )
-
-    @pytest.mark.parametrize("datatype", sorted(DTYPES))
-    def test_extremes_survive(self, datatype):
-        dtype = np.dtype(DTYPES[datatype])
-        if dtype.hasobject:
-            array = np.array([b"", b"\0", "\u00e9\u4e2d\U0001f600".encode(), b'"\\:{[']).astype(
-                object
-            )
-        elif dtype.kind == "f":
-            info = np.finfo(np.float32 if datatype == "FP64" else dtype)
-            small = np.finfo(dtype).smallest_subnormal
-            array = np.array([info.max, info.min, small, -small, -0.0, 0.0, 1 / 3, info.eps], dtype)
-        elif dtype.kind == "b":
-            array = np.array([True, False])
+            assert same(np.concatenate(numeric, axis=1), request.rows)
         else:
-            info = np.iinfo(dtype)
-            array = np.array([info.min, info.max, 0, 1], dtype)
-        named = {"t": (datatype, array.reshape(1, -1))}
-        codec = self.codec()
-        request = self.verdict(codec, *self.write(named))
-        lines, forwarded = codec.encode_request(request)
-        assert same(request.tensors["t"], named["t"][1])
-        assert same(self.parse(head_of(lines), forwarded)["t"], named["t"][1])
+            assert request.rows.shape == (request.n, 0)
+        self.forwarded(codec, request)
+
+    def test_extremes_survive(self):
+        for datatype in sorted(self.wire.datatypes):
+            for named in self.wire.filled(datatype, extremes(datatype)):
+                codec = self.reader(named)
+                request = self.accepted(codec, *self.write(named))
+                name = self.wire.names[0]
+                assert same(self.seen(request)[name], named[name][1]), datatype
+                self.forwarded(codec, request)
 
     def test_a_request_is_left_as_it_was_read(self):
-        codec = self.codec()
-        named = {"t": ("FP32", np.ones((2, 3), "<f4")), "b": ("BYTES", _two())}
-        request = self.verdict(codec, *self.write(named))
-        for name in named:
-            with pytest.raises(ValueError, match="read-only"):
-                request.tensors[name][0, 0] = 2
-        alone = self.verdict(codec, *self.write({"t": named["t"]}))
+        named = self.wire.example(self.wire.number, min(2, self.wire.rows))
+        request = self.accepted(self.reader(named), *self.write(named))
         with pytest.raises(ValueError, match="read-only"):
-            alone.rows[0, 0] = 2
+            request.tensors[self.wire.names[0]].reshape(-1)[0] = 2
+        with pytest.raises(ValueError, match="read-only"):
+            request.rows[0, 0] = 2
 
-    @pytest.mark.parametrize("padding", range(8))
-    def test_tensors_are_aligned_wherever_they_lie(self, padding):
-        named = {
-            "t" * (padding + 1): ("FP64", np.ones((2, 3))),
-            "u": ("FP32", np.ones((2, 1), "f4")),
-        }
-        request = self.verdict(self.codec(), *self.write(named))
-        assert request.rows.flags.aligned
-        assert all(tensor.flags.aligned for tensor in request.tensors.values())
+    def test_other_rows_are_asked_about_in_the_same_way(self):
+        for named in self.examples():
+            codec = self.reader(named)
+            request = self.accepted(codec, *self.write(named))
+            most = codec.batch(request)
+            assert most >= 1
+            origins = np.arange(min(3, most)) % request.n
+            rows = np.ascontiguousarray(request.rows[origins])
+            asked = codec.with_rows(request, rows, origins)
+            assert asked.n == len(origins)
+            for name, tensor in request.tensors.items():
+                assert same(asked.tensors[name], tensor[origins])
+            self.forwarded(codec, asked)
+            wide = np.zeros((1, rows.shape[1] + 1), np.float32)
+            with pytest.raises(ValueError, match="fit"):
+                codec.with_rows(request, wide, origins[:1])
+
+    # Requests: what is malformed is refused.
 
     def test_truncated_at_each_byte(self):
-        named = {"t": ("FP32", np.arange(6, dtype="<f4").reshape(2, 3)), "b": ("BYTES", _two())}
+        named = self.pair()
         headers, body = self.write(named)
-        codec = self.codec()
-        assert isinstance(self.verdict(codec, headers, body), InferRequest)
+        codec = self.reader(named)
+        self.accepted(codec, headers, body)
         for cut in range(len(body)):
-            assert isinstance(self.verdict(codec, headers, body[:cut]), Refusal), cut
+            verdict = self.verdict(codec, headers, body[:cut])
+            if isinstance(verdict, InferRequest):
+                assert not self.wire.delimited, cut
+                self.forwarded(codec, verdict)
 
     def test_with_each_byte_repeated_or_left_out(self):
-        named = {"t": ("INT64", np.arange(1, 7).reshape(2, 3)), "b": ("BYTES", _two())}
-        headers, body = self.write(named)
-        codec = self.codec()
-        for at in range(len(body)):
-            self.verdict(codec, headers, body[:at] + body[at : at + 1] + body[at:])
-            self.verdict(codec, headers, body[:at] + body[at + 1 :])
+        for named in self.examples():
+            headers, body = self.write(named)
+            codec = self.reader(named)
+            for at in range(len(body)):
+                for odd in (body[: at + 1] + body[at:], body[:at] + body[at + 1 :]):
+                    verdict = self.verdict(codec, headers, odd)
+                    if isinstance(verdict, InferRequest):
+                        self.forwarded(codec, verdict)
 
     def test_oversized(self):
-        headers, body = self.write({"t": ("FP32", np.ones((1, 8), "<f4"))})
-        assert isinstance(
-            self.verdict(self.codec(max_bytes=len(body)), headers, body), InferRequest
-        )
-        refusal = self.verdict(self.codec(max_bytes=len(body) - 1), headers, body)
+        named = self.wire.example(self.wire.number)
+        headers, body = self.write(named)
+        self.accepted(self.reader(named, max_bytes=len(body)), headers, body)
+        refusal = self.verdict(self.reader(named, max_bytes=len(body) - 1), headers, body)
+        assert isinstance(refusal, Refusal)
         assert refusal.rule is BODY_TOO_LARGE
 
     def test_too_many_rows(self):
-        headers, body = self.write({"t": ("FP32", np.ones((5, 1), "<f4"))})
-        assert self.verdict(self.codec(max_rows=5), headers, body).n == 5
-        assert self.verdict(self.codec(max_rows=4), headers, body).rule is ROWS_PER_REQUEST
+        named = self.wire.example(self.wire.number, 4)
+        headers, body = self.write(named)
+        assert self.accepted(self.reader(named, max_rows=4), headers, body).n == 4
+        refusal = self.verdict(self.reader(named, max_rows=3), headers, body)
+        assert isinstance(refusal, Refusal)
+        assert refusal.rule is ROWS_PER_REQUEST
+
+    def test_duplicated(self):
+        named = self.pair()
+        codec = self.reader(named)
+        self.accepted(codec, *self.write(named))
+        bodies = list(self.duplicated())
+        assert bodies
+        for headers, body in bodies:
+            assert isinstance(self.verdict(codec, headers, body), Refusal), body
+
+    def test_wrong_type(self):
+        for datatype in sorted(self.wire.datatypes):
+            named = self.wire.example(datatype)
+            codec = self.reader(named)
+            self.accepted(codec, *self.write(named))
+            bodies = list(self.wrong(datatype))
+            assert bodies
+            for headers, body in bodies:
+                verdict = self.verdict(codec, headers, body)
+                assert isinstance(verdict, Refusal), (datatype, body)
+
+    def test_a_media_type_that_is_not_its_own(self):
+        named = self.pair()
+        headers, body = self.write(named)
+        codec = self.reader(named)
+        for media in (*FOREIGN, b"\xff"):
+            verdict = self.verdict(codec, headers | {b"content-type": media}, body)
+            assert isinstance(verdict, Refusal), media
+
+    def test_hostile_bodies(self):
+        named = self.pair()
+        headers, body = self.write(named)
+        codec = self.reader(named)
+        for odd in hostile(body):
+            verdict = self.verdict(codec, headers, odd)
+            if isinstance(verdict, InferRequest):
+                self.forwarded(codec, verdict)
+
+    def test_text_that_is_not_plain_utf_8(self):
+        named = self.pair()
+        headers, body = self.write(named)
+        codec = self.reader(named)
+        text = body.decode()
+        odd = [b"\xef\xbb\xbf" + body, body + b"\xff", body + b"\0", b"\0" + body]
+        odd += [text.encode(name) for name in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")]
+        for other in odd:
+            assert isinstance(self.verdict(codec, headers, other), Refusal), other
 
     def test_seeded_mutations_give_a_request_or_a_refusal(self):
         rng = random.Random(20)
-        codec = self.codec()
-        seeds = [
-            self.write({"t": ("FP32", np.linspace(-2, 2, 8, dtype="<f4").reshape(2, 4))}),
-            self.write({"t": ("BYTES", _two()), "u": ("INT8", np.ones((2, 1), "<i1"))}),
-            self.write({"t": ("BOOL", np.array([[True], [False]]))}),
-        ]
-        alphabet = b'{}[]",:0123456789.eE+-\\utrfalsn \0\xff\xef\xbb\xbf'
-        accepted = 0
-        for _ in range(3000):
-            headers, body = rng.choice(seeds)
-            mutant = bytearray(body)
-            for _ in range(rng.randint(1, 3)):
-                at = rng.randrange(len(mutant))
-                match rng.randrange(4):
-                    case 0:
-                        mutant[at] = rng.choice(alphabet)
-                    case 1:
-                        mutant.insert(at, rng.choice(alphabet))
-                    case 2:
-                        del mutant[at]
-                    case _:
-                        mutant[at:at] = mutant[at : at + rng.randint(1, 40)]
-            verdict = self.verdict(codec, headers, bytes(mutant))
+        seeds = [(self.reader(named), *self.write(named)) for named in self.examples()]
+        fine = 0
+        for _ in range(self.wire.mutations):
+            codec, headers, body = rng.choice(seeds)
+            verdict = self.verdict(codec, headers, mutant(body, rng))
             if isinstance(verdict, InferRequest):
-                accepted += 1
-                lines, forwarded = codec.encode_request(verdict)
-                independent = self.parse(head_of(lines), forwarded)
-                assert all(same(independent[k], v) for k, v in verdict.tensors.items())
-        assert 0 < accepted < 3000
+                fine += 1
+                self.forwarded(codec, verdict)
+        assert 0 < fine < self.wire.mutations
 
     @settings(several, max_examples=100)
     @given(body=st.binary(max_size=200))
     def test_any_bytes_give_a_request_or_a_refusal(self, body):
-        headers, _ = self.write({"t": ("FP32", np.ones((1, 1), "<f4"))})
-        self.verdict(self.codec(), headers, body)
-        self.verdict(self.codec(), {}, body)
-
-    @settings(several, max_examples=60)
-    @given(data=st.data())
-    def test_an_answer_is_written_as_it_was_read(self, data):
-        n = data.draw(st.integers(1, 4))
-        count = data.draw(st.integers(1, 3))
-        named = {f"t{i}": data.draw(tensors(rows=n)) for i in range(count)}
-        codec = self.codec()
-        headers, body = self.write_answer(named)
-        response = codec.decode_response(headers, body)
-        assert type(response) is InferResponse
-        assert response.n == n
-        assert list(response.tensors) == list(named)
-        assert all(same(response.tensors[name], array) for name, (_, array) in named.items())
-
-        lines, written = codec.encode_response(response)
-        again = codec.decode_response(head_of(lines), written)
-        assert all(same(again.tensors[name], response.tensors[name]) for name in named)
-        assert list(again.tensors) == list(named)
-        assert (again.n, again.options) == (response.n, response.options)
-        assert codec.encode_response(again) == (lines, written), "the canonical form is stable"
-        independent = self.parse_answer(head_of(lines), written)
-        assert all(same(independent[name], array) for name, (_, array) in named.items())
-        # Binary stays binary and JSON stays JSON: a client may read only what it asked for.
-        assert (b"inference-header-content-length" in head_of(lines)) == any(
-            name in response.options.get("binary", ()) for name in named
-        )
-
-    @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (1, 1, 1, 1)])
-    @pytest.mark.parametrize("datatype", ["FP16", "INT8", "BYTES"])
-    def test_an_answer_of_any_shape(self, datatype, shape):
-        array = np.zeros(shape, DTYPES[datatype])
-        if datatype == "BYTES":
-            array[...] = b"a"
-        codec = self.codec()
-        response = codec.decode_response(*self.write_answer({"t": (datatype, array)}))
-        lines, written = codec.encode_response(response)
-        assert same(codec.decode_response(head_of(lines), written).tensors["t"], array)
-
-    def test_a_truncated_answer_is_invalid_at_each_byte(self):
-        named = {"t": ("FP32", np.arange(6, dtype="<f4").reshape(2, 3)), "b": ("BYTES", _two())}
-        codec = self.codec()
-        response = codec.decode_response(*self.write_answer(named))
-        lines, written = codec.encode_response(response)
-        for cut in range(len(written)):
-            with pytest.raises(Refusal) as refusal:
-                codec.decode_response(head_of(lines), written[:cut])
-            assert refusal.value.rule is UPSTREAM_INVALID
-
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_what_is_not_finite_is_never_written_as_something_else(self, value):
-        codec = self.codec()
-        headers, body = self.write_answer({"t": ("FP32", np.ones((1, 2), "<f4"))})
-        response = codec.decode_response(headers, body)
-        odd = np.array([[1, value]], "<f4")
-        try:
-            written = codec.encode_response(InferResponse({"t": odd}, 1, response.options))
-        except ValueError:
-            return
-        assert same(self.parse_answer(head_of(written[0]), written[1])["t"], odd)
-
-    @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.id)
-    def test_every_refusal_has_words(self, rule):
-        content_type, body, _ = self.codec().refuse(Refusal(rule, "detail \u00e9 \ud800"))
-        assert content_type
-        assert rule.message.encode() in body
-        assert rule.explains == (b"detail" in body)
+        named = self.pair()
+        headers, _ = self.write(named)
+        for head in (headers, {}):
+            for codec in (self.reader(named), self.codec(Contract())):
+                self.verdict(codec, head, body)
 
 
-def _two():
-    array = np.empty((2, 1), object)
-    array[:, 0] = [b"a]b", b'{"data":[1]}']
-    return array
+OF_ANSWERS = tuple(name for name in vars(AnswerConformance) if name.startswith("test_"))
+"""The cases that a codec leaves out whose answers are not read."""
+
+CASES = OF_ANSWERS + tuple(name for name in vars(CodecConformance) if name.startswith("test_"))
+"""The suite's cases, by name."""

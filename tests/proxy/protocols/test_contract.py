@@ -7,7 +7,8 @@ import pytest
 
 from proxy.protocols.contract import Contract, ContractError
 from proxy.protocols.v2 import V2
-from proxy.protocols.v2_layout import FREE_STRINGS, FREE_VALUES
+from proxy.protocols.v2_inputs import FREE_STRINGS
+from proxy.protocols.v2_layout import FREE_VALUES
 from proxy.rules import (
     CONTRACT_UNKNOWN,
     DATATYPE,

@@ -4,9 +4,11 @@ import json
 import struct
 
 import numpy as np
-from conformance import DTYPES, CodecConformance
+import pytest
+from conformance import CodecConformance
+from conformance_bodies import JsonBodies, with_a_member_twice
+from conformance_wire import DTYPES, EVERY, Wire, head_of, same
 
-from proxy.protocols.contract import Contract
 from proxy.protocols.v2 import V2
 
 LENGTH = b"inference-header-content-length"
@@ -27,14 +29,35 @@ def values(array):
 
 
 class OverV2(CodecConformance):
-    def codec(self, **bounds):
-        return V2("/v2/models/digits", Contract(), **bounds)
+    kind = V2
+    wire = Wire()
+
+    def codec(self, contract, **bounds):
+        return V2("/v2/models/digits", contract, **bounds)
 
     def target(self):
         return "/v2/models/digits/infer"
 
+    def write_answer(self, named):
+        return self.write(named, "outputs")
+
     def parse_answer(self, headers, body):
         return self.parse(headers, body, "outputs")
+
+    def check_answer(self, head, response):
+        """Binary stays binary and JSON stays JSON: a client may read only what it asked for."""
+        assert (LENGTH in head) == bool(response.options.get("binary"))
+
+    @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (1, 1, 1, 1)])
+    @pytest.mark.parametrize("datatype", ["FP16", "INT8", "BYTES"])
+    def test_an_answer_of_any_shape(self, datatype, shape):
+        array = np.zeros(shape, DTYPES[datatype])
+        if datatype == "BYTES":
+            array[...] = b"a"
+        codec = self.responder()
+        response = codec.decode_response(*self.write_answer({"t": (datatype, array)}))
+        lines, written = codec.encode_response(response)
+        assert same(codec.decode_response(head_of(lines), written).tensors["t"], array)
 
     def parse(self, headers, body, key="inputs"):
         """Reads with nothing but the standard library and ``struct``."""
@@ -66,6 +89,17 @@ class OverV2(CodecConformance):
         return read
 
 
+def split(headers, body):
+    """The JSON and the tail of a body of the binary extension."""
+    length = int(headers[LENGTH])
+    return body[:length], body[length:]
+
+
+def width(datatype):
+    """Bytes of an element, or none where they differ."""
+    return None if datatype == "BYTES" else np.dtype(DTYPES[datatype]).itemsize
+
+
 def around(key, tensors):
     """The document of a request, or of an answer."""
     if key == "inputs":
@@ -74,10 +108,7 @@ def around(key, tensors):
     return told | {"outputs": tensors}
 
 
-class TestFlatJson(OverV2):
-    def write_answer(self, named):
-        return self.write(named, "outputs")
-
+class TestFlatJson(JsonBodies, OverV2):
     def write(self, named, key="inputs"):
         tensors = [
             {
@@ -91,10 +122,7 @@ class TestFlatJson(OverV2):
         return {b"content-type": b"application/json"}, json.dumps(around(key, tensors)).encode()
 
 
-class TestNestedJson(OverV2):
-    def write_answer(self, named):
-        return self.write(named, "outputs")
-
+class TestNestedJson(JsonBodies, OverV2):
     def write(self, named, key="inputs"):
         tensors = [
             {
@@ -119,12 +147,38 @@ class TestIndentedJson(TestFlatJson):
         ).encode()
 
 
-class TestBinary(OverV2):
+class TestBinary(
+    OverV2, without={"test_text_that_is_not_plain_utf_8": "a tensor's numbers may be any bytes"}
+):
+    def duplicated(self):
+        headers, body = self.write(self.pair())
+        head, tail = split(headers, body)
+        for odd in with_a_member_twice(head):
+            yield {LENGTH: str(len(odd)).encode()}, odd + tail
+
+    def wrong(self, datatype):
+        """Its bytes under another datatype; and bits that are none of its own."""
+        headers, body = self.write(self.wire.example(datatype))
+        head, tail = split(headers, body)
+        for other in sorted(EVERY - {datatype}):
+            if other == "BYTES" or np.dtype(DTYPES[other]).itemsize != width(datatype):
+                odd = head.replace(f'"{datatype}"'.encode(), f'"{other}"'.encode())
+                yield {LENGTH: str(len(odd)).encode()}, odd + tail
+        if datatype == "BOOL":
+            yield headers, head + b"\2" + tail[1:]
+        if datatype.startswith("FP"):
+            for value in (np.nan, np.inf, -np.inf):
+                bits = np.array([value], DTYPES[datatype]).tobytes()
+                yield headers, head + bits + tail[len(bits) :]
+
     def is_binary(self, position):
         return True
 
-    def write_answer(self, named):
-        return self.write(named, "outputs")
+    @pytest.mark.parametrize("padding", range(8))
+    def test_tensors_are_aligned_wherever_they_lie(self, padding):
+        double, single = ("FP64", np.ones((2, 3))), ("FP32", np.ones((2, 1), "f4"))
+        named = {"t" * (padding + 1): double, "u": single}
+        self.accepted(self.reader(named), *self.write(named))
 
     def write(self, named, key="inputs"):
         tensors, tail = [], []
@@ -145,5 +199,11 @@ class TestBinary(OverV2):
 
 
 class TestMixed(TestBinary):
+    """The first tensor is JSON, the second binary."""
+
+    def wrong(self, datatype):
+        for headers, body in JsonBodies.wrong(self, datatype):
+            yield headers | {LENGTH: str(len(body)).encode()}, body
+
     def is_binary(self, position):
         return position % 2 == 1

@@ -555,3 +555,18 @@ def test_a_remembered_frame_does_not_vouch_for_other_data():
 def test_options_cannot_be_altered_by_whoever_shares_them():
     with pytest.raises(TypeError):
         decode(request(X)).options["id"] = "x"
+
+
+def test_a_model_name_in_the_body_is_that_of_the_path_and_goes_no_further():
+    lines, plain = CODEC.encode_request(decode(request(X)))
+    assert CODEC.encode_request(decode(request(X, before='"model_name":"digits",'))) == (
+        lines,
+        plain,
+    )
+    for other in ('"other"', '""', "null", '["digits"]'):
+        with pytest.raises(Refusal) as refusal:
+            decode(request(X, before=f'"model_name":{other},'))
+        assert refusal.value.rule is SYNTAX
+    with pytest.raises(Refusal) as refusal:
+        decode(request(X, before='"model_name":"digits","model_name":"digits",'))
+    assert refusal.value.rule is DUPLICATE_KEY

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.protocols.base import Call
-from proxy.protocols.contract import Contract
+from proxy.protocols.contract import Contract, ContractError
 from proxy.protocols.v2 import V2
 from proxy.rules import CONTROL_PATH, METHOD, NO_ROUTE, Refusal
 
@@ -135,13 +135,43 @@ def test_the_model_server_may_have_other_paths():
             codec.route("POST", target)
 
 
+def test_an_endpoint_may_be_one_version():
+    codec = V2("/v2/models/digits/versions/3", Contract())
+    for method, suffix in (("POST", "/infer"), ("GET", ""), ("GET", "/ready")):
+        route = codec.route(method, f"/v2/models/digits/versions/3{suffix}")
+        assert (route.model, route.version) == ("digits", "3")
+        assert route.target.decode() == f"/v2/models/digits/versions/3{suffix}"
+    assert codec.route("GET", "/v2/health/live").version == ""
+    for target, rule in {
+        "/v2/models/digits/infer": NO_ROUTE,
+        "/v2/models/digits/versions/4/infer": NO_ROUTE,
+        "/v2/models/digits/versions/31/infer": NO_ROUTE,
+        "/v2/models/digits/versions/3/versions/4/infer": CONTROL_PATH,
+        "/v2/models/digits/versions/3/config": CONTROL_PATH,
+    }.items():
+        with pytest.raises(Refusal) as refusal:
+            codec.route("POST", target)
+        assert refusal.value.rule is rule, target
+    served = V2("/v2/models/digits", Contract(), upstream_prefix="/v2/models/d/versions/7")
+    assert served.route("POST", "/v2/models/digits/infer").target == b"/v2/models/d/versions/7/infer"
+    with pytest.raises(Refusal):  # there is nothing below a version that is fixed
+        served.route("POST", "/v2/models/digits/versions/1/infer")
+
+
+def test_the_metadata_bear_the_name_on_the_server():
+    codec = V2("/v2/models/digits", Contract(), upstream_prefix="/v2/models/served")
+    assert codec.learn(b'{"name":"served"}', None) == Contract()
+    with pytest.raises(ContractError):
+        codec.learn(b'{"name":"digits"}', None)
+
+
 @pytest.mark.parametrize(
     "prefix",
     ["", "/", "/v2/models", "/v2/models/", "/v2/models/a/", "/v2/models/..", "/v2/models/a b",
      "/v2/models/%61", "v2/models/a", "/v1/models/a", "//v2/models/a", "/v2/models/a/infer"],
 )  # fmt: skip
 def test_a_prefix_must_be_a_models_path(prefix):
-    with pytest.raises(ValueError, match="is not of the form"):
+    with pytest.raises(ValueError, match="the v2 protocol's paths are"):
         V2(prefix, Contract())
-    with pytest.raises(ValueError, match="is not of the form"):
+    with pytest.raises(ValueError, match="the v2 protocol's paths are"):
         V2("/v2/models/a", Contract(), upstream_prefix=prefix)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.protocols.tensors import DATATYPES
-from proxy.settings.endpoint import Datatype, DeclaredContract, LearntContract
+from proxy.settings.contract import Datatype, DeclaredContract, LearntContract
 from proxy.settings.fields import Address
 from proxy.settings.models import Settings
 from proxy.settings.section import CONTRADICTION, placed
@@ -151,8 +151,7 @@ NO_MATCHES = [
 @pytest.mark.parametrize("path", MATCHES)
 def test_paths_that_can_be_matched(path):
     endpoint = make({"match": path}).endpoints[0]
-    assert endpoint.model == path.split("/")[3]
-    assert endpoint.version == ("3" if "versions" in path else "")
+    assert endpoint.matches == (path,)
 
 
 @pytest.mark.parametrize("path", NO_MATCHES)
@@ -470,3 +469,96 @@ def test_explanations_in_the_audit_log_need_something_to_explain():
     assert make(audit=audit).audit.explain
     assert make(audit=audit).admin.explanations == 256
     assert list(faults(audit=audit, admin={"explanations": 0})) == ["audit.explain"]
+
+
+PROTOCOLS = {
+    "v2": ("/v2/models/m", "/base/v2/models/m/versions/3"),
+    "v1": ("/v1/models/m", "/base/v1/models/m/versions/3"),
+    "invocations": ("/invocations", "/base/invocations", "/endpoints/m/invocations"),
+    "torchserve": ("/predictions/m", "/base/predictions/m/1.0"),
+    "seldon": ("/api/v1.0/predictions", "/base/api/v0.1/predictions"),
+    "openai": ("/v1", "/base/v1"),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_protocol_has_its_own_paths(protocol):
+    given = {"protocol": protocol, "upstream_path": None}
+    for path in PROTOCOLS[protocol]:
+        assert make({**given, "match": path}).endpoints[0].matches == (path,)
+    for path in ("/other", "/v3/models/m", "/v2/models/m/infer"):
+        assert set(faults({**given, "match": path})) == {"endpoints.0.match"}
+        match = PROTOCOLS[protocol][0]
+        found = faults({**given, "match": match, "upstream_path": path})
+        assert set(found) == {"endpoints.0.upstream_path"}
+    assert "auto" in faults({**given, "match": "/"})["endpoints.0.match"]
+
+
+def test_auto_takes_everything_below_its_base():
+    auto = {"name": "auto", "model": "m"}
+    endpoint = make({"protocol": auto, "match": "/"}).endpoints[0]
+    assert {"/v2/models/m", "/v1/models/m", "/invocations"} < set(endpoint.matches)
+    assert set(faults({"protocol": "auto", "match": "/"})) == {"endpoints.0.protocol"}
+    for model in ("a/b", "..", "", "a b", "é"):
+        found = faults({"protocol": {"name": "auto", "model": model}, "match": "/"})
+        assert any(place.startswith("endpoints.0.protocol") for place in found)
+    taken = {**ENDPOINT, "match": "/v1/models/m", "protocol": "v1"}
+    both = [taken, {**ENDPOINT, "name": "b", "match": "/", "protocol": auto}]
+    assert "/v1/models/m" in faults(endpoints=both)["endpoints.1.match"]
+    both[1]["match"] = "/b"
+    assert len(make(endpoints=both).endpoints) == 2
+
+
+@pytest.mark.parametrize("protocol", ["v3", "", None, 1, ["v1"], {}, {"calls": ["predict"]}])
+def test_what_is_no_protocol(protocol):
+    [(place, message)] = faults({"protocol": protocol}).items()
+    assert place == "endpoints.0.protocol"
+    assert "v2, v1, invocations, torchserve, seldon, json, openai or auto" in message
+
+
+GRPC = {"upstream": "grpc://127.0.0.1:8002"}
+LISTENER = {"listen": "127.0.0.1:8001"}
+
+
+def test_grpc_needs_a_listener_and_an_endpoint():
+    assert make({"grpc": GRPC}, grpc=LISTENER).endpoints[0].grpc_match.endswith("/digits")
+    assert set(faults({"grpc": GRPC})) == {"endpoints.0.grpc"}
+    assert set(faults(grpc=LISTENER)) == {"grpc"}
+
+
+def test_listeners_of_their_own():
+    for taken in ("127.0.0.1:8080", "127.0.0.1:9090"):
+        assert set(faults({"grpc": GRPC}, grpc={"listen": taken})) == {"grpc.listen"}
+    assert make({"grpc": GRPC}, grpc={"listen": "127.0.0.1:0"}, listen="127.0.0.1:0")
+    secret = {"api_keys": "/keys"}
+    found = faults({"grpc": GRPC}, grpc={"listen": "0.0.0.0:8001"}, client=secret)
+    assert set(found) == {"client.api_keys"}
+    assert "grpc.tls" in found["client.api_keys"]
+    shared = {"workers": 2, "state": "redis://h", "client": {"secret": "s" * 16}}
+    for listen in ("127.0.0.1:0", "unix:/run/grpc.sock"):
+        assert set(faults({"grpc": GRPC}, grpc={"listen": listen}, **shared)) == {"grpc.listen"}
+    assert make({"grpc": GRPC}, grpc=LISTENER, **shared)
+
+
+def test_a_model_may_be_asked_by_grpc_alone():
+    alone = {"name": "m", "match": "/v2/models/m", "grpc": GRPC}
+    [endpoint] = make(endpoints=[alone], grpc=LISTENER).endpoints
+    assert endpoint.matches == ("/inference.GRPCInferenceService/m",)
+    found = faults(endpoints=[{**alone, "protocol": "v2"}], grpc=LISTENER)
+    assert set(found) == {"endpoints.0.protocol"}
+    assert set(faults(endpoints=[{"name": "m", "match": "/v2/models/m"}])) == {
+        "endpoints.0.upstream"
+    }
+
+
+def test_grpc_clients_ask_by_a_name_that_must_be_known():
+    unnamed = {"match": "/invocations", "protocol": "invocations", "grpc": GRPC}
+    assert set(faults(unnamed, grpc=LISTENER)) == {"endpoints.0.grpc"}
+    renamed = {"upstream_path": "/v2/models/other", "grpc": GRPC}
+    assert "another name" in faults(renamed, grpc=LISTENER)["endpoints.0.grpc"]
+    for endpoint in (unnamed, renamed):
+        named = {**endpoint, "grpc": {**GRPC, "model": "other"}}
+        assert make(named, grpc=LISTENER).endpoints[0].grpc_match.endswith("/other")
+    two = [{**ENDPOINT, "grpc": GRPC}]
+    two.append({**two[0], "name": "b", "match": "/b/v2/models/digits"})
+    assert set(faults(endpoints=two, grpc=LISTENER)) == {"endpoints.1.match"}

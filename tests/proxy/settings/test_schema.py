@@ -12,7 +12,7 @@ from proxy.settings.problems import SettingsError
 from proxy.settings.reference import reference
 from proxy.settings.schema import keys_at, schema
 
-EXAMPLES = ("gateway.yaml", "monitor.yaml", "replicas.yaml", "sidecar.yaml")
+EXAMPLES = ("gateway.yaml", "monitor.yaml", "protocols.yaml", "replicas.yaml", "sidecar.yaml")
 ENVIRONMENT = {
     "BARTIZAN_ADMIN_TOKEN": "a" * 32,
     "BARTIZAN_CLIENT_SECRET": "b" * 32,
@@ -74,7 +74,8 @@ def test_the_schema_is_closed_and_described():
 def test_the_keys_at_a_place():
     assert set(keys_at(())) == set(Settings.model_fields)
     assert "burst_rows" in keys_at(("endpoints", 0, "limits"))
-    assert set(keys_at(("endpoints", 3, "contract"))) == {"inputs", "refresh_seconds"}
+    assert set(keys_at(("endpoints", 3, "contract"))) == {"inputs", "columns", "refresh_seconds"}
+    assert {"name", "calls", "server", "model"} <= set(keys_at(("endpoints", 0, "protocol")))
     assert "datatype" in keys_at(("endpoints", 3, "contract", "inputs", 0))
     assert set(keys_at(("endpoints", 0, "rules", "BZ-300"))) == {"mode", "exclude"}
     assert keys_at(("nothing", "such")) == []

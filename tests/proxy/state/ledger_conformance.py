@@ -52,11 +52,25 @@ class Model:
             if quota.per_day:
                 admitted &= self.used.get((scope, key, day), 0) + rows <= quota.per_day
         if admitted:
-            for place, tokens in after.items():
-                self.tokens[place] = tokens, now
-            for scope, key in enumerate(keys):
-                self.used[scope, key, day] = self.used.get((scope, key, day), 0) + rows
+            self._spend(keys, rows, after, now, day)
         return admitted
+
+    def charge(self, keys, rows, clock):
+        """Takes the rows, there or not."""
+        now, day = Fraction(clock.now), int(clock.time // DAY_SECONDS)
+        after = {}
+        for scope, (quota, key) in enumerate(zip(self.quotas, keys, strict=True)):
+            if key and quota.interval:
+                tokens, then = self.tokens.get((scope, key), (Fraction(quota.burst), now))
+                tokens += (now - then) * NANOSECONDS / quota.interval
+                after[scope, key] = min(tokens, Fraction(quota.burst)) - rows
+        self._spend(keys, rows, after, now, day)
+
+    def _spend(self, keys, rows, after, now, day):
+        for place, tokens in after.items():
+            self.tokens[place] = tokens, now
+        for scope, key in enumerate(keys):
+            self.used[scope, key, day] = self.used.get((scope, key, day), 0) + rows
 
 
 QUOTAS = st.builds(
@@ -82,10 +96,18 @@ STEPS = st.lists(
 class Decided:
     """A ledger whose leases are fetched where a take lacks them."""
 
-    def __init__(self, ledger, wait):
+    def __init__(self, ledger, wait, run=None):
         self._ledger = ledger
         self._wait = wait
+        self.run = run
         self.known = ledger.known
+        self.charge = ledger.charge
+
+    def charge_and_tell(self, keys, rows, now):
+        """As the ledger's ``charge``; a shared backend's others know of it afterwards."""
+        self._ledger.charge(keys, rows, now)
+        if self.run is not None:
+            self._wait(self._ledger.settle(self.run))
 
     def take(self, keys, rows, now):
         """As the ledger's; one refill must do."""
@@ -222,6 +244,65 @@ class LedgerConformance:
         model = Model(quotas)
         for keys, rows, seconds in steps:
             clock.advance(seconds)
+            denial = ledger.take(keys, rows, clock.now)
+            assert (denial is None) == model.take(keys, rows, clock)
+
+    def test_a_charge_is_never_denied_and_a_debt_melts(self):
+        clock = self.Clock()
+        ledger = self.ledger(clock, Quota.of(10.0, 20, None))
+        ledger.charge(["a"], 100, clock.now)
+        assert ledger.take(["a"], 1, clock.now) == Denial(0, False, 9)  # 8.1 s
+        assert ledger.take(["b"], 20, clock.now) is None
+        clock.advance(8)
+        assert ledger.take(["a"], 1, clock.now) == Denial(0, False, 1)
+        clock.advance(0.125)
+        assert ledger.take(["a"], 1, clock.now) is None
+        clock.advance(100)
+        assert ledger.take(["a"], 20, clock.now) is None
+
+    def test_a_charge_of_what_is_there_is_a_take(self):
+        clock = self.Clock()
+        ledger = self.ledger(clock, Quota.of(1.0, 10, 10))
+        assert ledger.take(["a"], 2, clock.now) is None
+        ledger.charge(["a"], 3, clock.now)
+        assert ledger.take(["a"], 6, clock.now) is not None
+        clock.advance(1)
+        assert ledger.take(["a"], 5, clock.now) is None
+        assert ledger.take(["a"], 1, clock.now).daily
+
+    def test_a_charge_counts_for_its_day_alone(self):
+        clock = self.Clock()
+        ledger = self.ledger(clock, Quota.of(None, 1, 100))
+        ledger.charge(["a"], 1000, clock.now)
+        assert ledger.take(["a"], 1, clock.now) == Denial(0, True, DAY_SECONDS // 2 + 1)
+        clock.advance(DAY_SECONDS / 2)
+        assert ledger.take(["a"], 100, clock.now) is None
+        assert ledger.take(["a"], 1, clock.now).daily
+
+    def test_every_scope_with_a_key_is_charged(self):
+        clock = self.Clock()
+        ledger = self.ledger(clock, *[Quota.of(1.0, 10, None)] * 3)
+        ledger.charge(["a", "", "*"], 10, clock.now)
+        assert ledger.take(["b", "", "*"], 1, clock.now).scope == 2
+        assert ledger.take(["a", "", ""], 1, clock.now).scope == 0
+        assert ledger.take(["b", "s", ""], 10, clock.now) is None
+
+    def test_a_charge_is_of_at_least_one_row(self):
+        ledger = self.ledger(self.Clock(), Quota.of(1.0, 1, None))
+        for rows in (0, -1):
+            with pytest.raises(ValueError, match="at least one"):
+                ledger.charge(["a"], rows, 0.0)
+
+    @given(st.lists(QUOTAS, min_size=3, max_size=3), STEPS, st.integers(2, 5))
+    def test_after_charges_it_admits_what_the_model_admits(self, quotas, steps, turn):
+        clock = self.Clock()
+        ledger = self.ledger(clock, *quotas)
+        model = Model(quotas)
+        for number, (keys, rows, seconds) in enumerate(steps):
+            clock.advance(seconds)
+            if number % turn == 0:
+                ledger.charge_and_tell(keys, rows, clock.now)
+                model.charge(keys, rows, clock)
             denial = ledger.take(keys, rows, clock.now)
             assert (denial is None) == model.take(keys, rows, clock)
 

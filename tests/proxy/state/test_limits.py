@@ -60,6 +60,18 @@ def test_no_rows_count_as_one():
     assert limits.take(Client(), 0, 5.0).rule is rules.CLIENT_RATE
 
 
+def test_what_was_spent_already_is_charged_to_all_three():
+    slow = Quota.of(1.0, 5, None)
+    limits = limiter(client=slow, subnet=slow, total=slow)
+    limits.charge(Client("a", "s"), 7, 5.0)
+    assert limits.take(Client("b", ""), 1, 5.0).rule is rules.ENDPOINT_RATE
+    assert limits.take(Client("a", "s"), 1, 5.0).retry_after == 4
+    for nothing in (0, -3):
+        limits.charge(Client("a", "s"), nothing, 5.0)
+    assert limits.take(Client("a", "s"), 1, 5.0).retry_after == 4
+    limiter(Quota(), Quota(), Quota()).charge(Client(), 10**9, 5.0)
+
+
 def test_without_limits_nothing_is_kept():
     limits = limiter(Quota(), Quota(), Quota())
     assert limits.take(Client(), 10**9, 5.0) is None

@@ -97,3 +97,30 @@ def test_newcomers_without_room_share_one():
     late = book.find("late", 0, NOON)
     assert book.find("later", 0, NOON) is late
     assert book.find("k0", 0, NOON) is not late
+
+
+def test_what_was_spent_already_is_owed_whether_the_share_holds_it_or_not():
+    quota = Quota.of(1.0, 40, 100)
+    overdraft, share = Overdraft(), share_of(quota, 4)
+    overdraft.owe(share, 30, 0, NOON)
+    assert overdraft.waits(share, 1, 0, NOON) == (85, DAY_SECONDS // 2 + 1)
+    charge = overdraft.charge(quota, share, 0, "one")
+    assert (charge.debt, charge.rows, charge.day) == (30 * SECOND, 30, DAY)
+    overdraft.owe(share, 5, 0, NOON + DAY_SECONDS)
+    overdraft.made(charge)
+    charge = overdraft.charge(quota, share, 0, "two")
+    assert (charge.rows, charge.day) == (5, DAY + 1)
+
+
+def test_a_charge_that_two_calls_carried_does_not_forgive_the_next():
+    quota = Quota.of(1.0, 40, None)
+    overdraft, share = Overdraft(), share_of(quota, 4)
+    overdraft.owe(share, 3, 0, NOON)
+    first = overdraft.charge(quota, share, 0, "one")
+    overdraft.made(first)
+    overdraft.owe(share, 2, 0, NOON)
+    second = overdraft.charge(quota, share, 0, "two")
+    overdraft.made(first)
+    assert overdraft.is_owing
+    overdraft.made(second)
+    assert not overdraft.is_owing

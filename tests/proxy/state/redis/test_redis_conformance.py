@@ -96,6 +96,7 @@ class Named:
     def __init__(self, state, prefix):
         self._state = state
         self._prefix = prefix
+        self.run = state.connection.run
 
     def ledger(self, name, quotas):
         return self._state.ledger(f"{self._prefix}-{name}", quotas)
@@ -113,6 +114,11 @@ class TestRedis(LedgerConformance):
 
     def wait(self, coroutine):
         return self.replicas.wait(coroutine)
+
+    def decided(self, state, quotas, name="endpoint"):
+        ledger = super().decided(state, quotas, name)
+        ledger.run = state.run
+        return ledger
 
     @given(QUOTAS, STEPS, st.integers(0, 10**9))
     def test_a_retry_after_the_wait_passes(self, quota, steps, start):

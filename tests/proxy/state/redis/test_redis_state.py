@@ -164,6 +164,79 @@ async def test_idle_leases_come_back(open_state):
     assert not ledger._books[0].held
 
 
+async def test_a_debt_travels_with_the_next_request_for_a_lease(server, open_state):
+    clock = Clock()
+    here, there = [await open_state(clock=clock, beat_seconds=60.0) for _ in range(2)]
+    quotas = [Quota.of(10.0, 50, 1000)]
+    ledger = here.ledger("e", quotas)
+    assert await take(ledger, ["a"], 1, clock.now) is None
+    ledger.charge(["a"], 149, clock.now)
+    assert ledger.owing()
+    denial = await take(ledger, ["a"], 1, clock.now)
+    assert (denial.daily, denial.retry_after) == (False, 11)
+    assert not ledger.owing()
+    assert (await take(there.ledger("e", quotas), ["a"], 1, clock.now)).retry_after == 11
+    assert server.execute("GET", "bartizan:{e:0:a}").split()[-1] == b"150"
+    clock.now += 10.125
+    assert await take(ledger, ["a"], 1, clock.now) is None
+
+
+async def test_a_debt_is_told_even_if_nobody_asks_again(server, open_state):
+    clock = Clock()
+    state = await open_state(clock=clock)
+    ledger = state.ledger("e", [Quota.of(10.0, 50, 1000), Quota()])
+    ledger.charge(["a", "s"], 100, clock.now)
+    ledger.charge(["a", "s"], 20, clock.now)
+    await state.tend()
+    assert server.execute("GET", "bartizan:{e:0:a}").split()[-1] == b"120"
+    ledger.charge(["a", "s"], 3, clock.now)
+    await state.close()
+    assert server.execute("GET", "bartizan:{e:0:a}").split()[-1] == b"123"
+
+
+async def test_a_charge_takes_what_is_leased_first(open_state):
+    clock = Clock()
+    state = await open_state(clock=clock, beat_seconds=60.0)
+    ledger = state.ledger("e", [Quota.of(None, 1, 10**5)])
+    for _ in range(100):
+        assert await take(ledger, ["a"], 1, clock.now) is None
+        clock.now += 1 / 1024
+    held = ledger._books[0].values["a"].left
+    assert held > 1
+    ledger.charge(["a"], held - 1, clock.now)
+    assert not ledger.owing()
+    ledger.charge(["a"], 2, clock.now)
+    assert ledger.owing()
+    assert ledger._books[0].values["a"].left == 0
+
+
+async def test_a_debt_without_redis_burdens_the_share_and_is_charged_later(server, open_state):
+    clock = Clock()
+    state = await open_state(clock=clock, replicas=2, timeout_seconds=0.5)
+    ledger = state.ledger("e", [Quota.of(10.0, 50, None)])
+    server.stop()
+    await until(lambda: not state.connection.up)
+    ledger.charge(["a"], 60, clock.now)
+    # Half of the rate pays for it, and half of the burst is free of it: (60 - 25 + 1) / 5 s.
+    assert ledger.take(["a"], 1, clock.now).retry_after == 8
+    server.start()
+    await until(lambda: state.connection.up and not ledger.owing())
+    assert (await take(ledger, ["a"], 1, clock.now)).retry_after == 2  # (60 - 50 + 1) / 10 s
+
+
+async def test_newcomers_without_room_share_their_debt(open_state):
+    clock = Clock()
+    state = await open_state(clock=clock, most=2, beat_seconds=60.0)
+    ledger = state.ledger("e", [Quota.of(1.0, 5, None)])
+    for key in ("a", "b"):
+        assert await take(ledger, [key], 5, clock.now) is None
+        assert await take(ledger, [key], 1, clock.now) is not None  # so it is not forgotten
+    ledger.charge(["c"], 50, clock.now)
+    assert await take(ledger, ["d"], 1, clock.now) is not None
+    clock.now += 5.5
+    assert await take(ledger, ["a"], 5, clock.now) is None
+
+
 async def test_closing_gives_back_what_is_held(server, open_state):
     clock = Clock()
     state = await open_state(clock=clock)

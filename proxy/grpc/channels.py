@@ -1,0 +1,269 @@
+"""The way to model servers that speak gRPC: channels that send nothing but what is permitted."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, Final
+
+import grpc
+from grpc import StatusCode, aio
+
+from proxy.decision import Permit
+from proxy.grpc.answer import Answer
+from proxy.grpc.calls import method_of
+from proxy.grpc.metadata import metadata_of, passed_on
+from proxy.http.address import Address
+from proxy.http.balance import Balance, Standing
+from proxy.http.limits import PoolLimits
+from proxy.http.upstream import AddressState, PoolState
+from proxy.rules import (
+    UPSTREAM_INVALID,
+    UPSTREAM_QUEUE,
+    UPSTREAM_TIMEOUT,
+    UPSTREAM_UNREACHABLE,
+    Refusal,
+)
+
+_FIRST_BACKOFF_MS: Final = 100
+_LAST_BACKOFF_MS: Final = 2000
+_LOCAL: Final = re.compile(
+    r"(?:ipv4|ipv6|unix|dns|vsock):|failed to connect|Stream removed|Socket closed|GOAWAY"
+    r"|Connection re(?:set|fused)|recvmsg|RST_STREAM|CLIENT: |keepalive|transport"
+)
+"""Words of gRPC itself, about a server that did not answer: they hold its address."""
+
+
+class Server(Standing):
+    """One address of a model server.
+
+    Attributes:
+        calls: under way.
+        channel: to it.
+    """
+
+    __slots__ = ("_methods", "calls", "channel")
+
+    def __init__(
+        self,
+        address: Address,
+        balance: Balance[Server],
+        *,
+        credentials: grpc.ChannelCredentials | None,
+        options: Sequence[tuple[str, Any]],
+    ) -> None:
+        super().__init__(address, balance)
+        self.calls = 0
+        own = [*options, ("grpc.default_authority", address.authority.decode())]
+        if address.server_name:
+            own.append(("grpc.ssl_target_name_override", address.server_name))
+        if credentials is None:
+            self.channel = aio.insecure_channel(_target(address), options=own)
+        else:
+            self.channel = aio.secure_channel(_target(address), credentials, options=own)
+        self._methods: dict[str, aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+
+    @property
+    def outstanding(self) -> int:
+        """Calls that it has not answered yet."""
+        return self.calls
+
+    def method(self, name: str) -> aio.UnaryUnaryMultiCallable[bytes, bytes]:
+        """What calls a method of it, bytes in, bytes out."""
+        found = self._methods.get(name)
+        if found is None:
+            self._methods[name] = found = self.channel.unary_unary(name)
+        return found
+
+
+class Channels:
+    """The gRPC upstreams of one endpoint. Implements ``proxy.transport.Transport``.
+
+    A call is never repeated. Nothing but ``addresses`` says where they go: neither a proxy of the
+    environment nor a service configuration in DNS.
+
+    Args:
+        addresses: at least one. Of each, ``server_name`` is what its certificate must name.
+        credentials: of each that is reached by TLS, and None for the others; none: all are plain.
+        message_bytes: of an answer.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        limits: PoolLimits | None = None,
+        *,
+        credentials: Sequence[grpc.ChannelCredentials | None] = (),
+        message_bytes: int = 16 * 2**20,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._limits = limits = limits or PoolLimits()
+        self._clock = clock
+        options = (
+            ("grpc.enable_retries", 0),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.service_config_disable_resolution", 1),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", message_bytes),
+            ("grpc.max_send_message_length", -1),
+            # The time that a connection gets, and how long it is left alone if it fails.
+            ("grpc.min_reconnect_backoff_ms", int(limits.connect_seconds * 1000)),
+            ("grpc.initial_reconnect_backoff_ms", _FIRST_BACKOFF_MS),
+            ("grpc.max_reconnect_backoff_ms", _LAST_BACKOFF_MS),
+        )
+        given = iter(credentials or [None] * len(addresses))
+
+        def server(address: Address, balance: Balance[Server]) -> Server:
+            return Server(address, balance, credentials=next(given), options=options)
+
+        self._balance = Balance(addresses, limits, clock, server)
+        self._free = asyncio.Semaphore(limits.connections * len(addresses))
+        self._waiting = 0
+        self._queue_timeouts = 0
+
+    async def send(self, permit: Permit) -> Answer:
+        """Makes a call and waits for its answer. There is no other way to make one.
+
+        If nobody waits for the answer any more, the call is cancelled.
+
+        Raises:
+            TypeError: if it is not a permit.
+            Refusal: UPSTREAM_UNREACHABLE, UPSTREAM_TIMEOUT, UPSTREAM_INVALID or UPSTREAM_QUEUE.
+        """
+        if type(permit) is not Permit:
+            raise TypeError("only a permit can be sent")
+        request = permit.request
+        method, named = method_of(request.target.decode())
+        metadata, seconds = metadata_of(request.headers)
+        if self._free.locked():
+            await self._wait()
+        else:
+            await self._free.acquire()
+        try:
+            server = self._balance.only or self._balance.choose()
+            assert server is not None  # one is always left
+            server.calls += 1
+            try:
+                return await self._call(server, method, request.body or named, metadata, seconds)
+            finally:
+                server.calls -= 1
+        finally:
+            self._free.release()
+
+    async def close(self, seconds: float = 0.0) -> None:
+        """Ends the channels after ``seconds``, or as soon as this is cancelled."""
+        try:
+            if seconds > 0:
+                await asyncio.sleep(seconds)
+        finally:
+            await asyncio.gather(*(each.channel.close() for each in self._balance.upstreams))
+
+    def state(self) -> PoolState:
+        """What metrics show."""
+        now = self._clock()
+        return PoolState(
+            self._waiting,
+            self._queue_timeouts,
+            tuple(
+                AddressState(
+                    str(each.address),
+                    each.calls,
+                    0,
+                    each.ejected_until > now,
+                    each.connects,
+                    each.errors,
+                    each.ejections,
+                    0,
+                    0,
+                )
+                for each in self._balance.upstreams
+            ),
+        )
+
+    async def _call(
+        self,
+        server: Server,
+        method: str,
+        message: bytes,
+        metadata: Any,
+        seconds: float | None,
+    ) -> Answer:
+        limits = self._limits
+        most = min(limits.response_seconds, limits.total_seconds)
+        call = server.method(method)(
+            message, timeout=most if seconds is None else min(seconds, most), metadata=metadata
+        )
+        try:
+            answer = await call
+        except aio.AioRpcError as error:
+            return self._failed(server, error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Refusal(UPSTREAM_UNREACHABLE, "the channel was closed") from None
+        server.failures = 0
+        return Answer(
+            StatusCode.OK,
+            "",
+            answer,
+            passed_on(await call.initial_metadata()),
+            passed_on(await call.trailing_metadata()),
+        )
+
+    def _failed(self, server: Server, error: aio.AioRpcError) -> Answer:
+        """A status other than OK: the server's, to be passed on, or gRPC's own.
+
+        Raises:
+            Refusal: if the server did not answer.
+        """
+        code, details = error.code(), error.details() or ""
+        answer = Answer(
+            code,
+            details,
+            b"",
+            passed_on(error.initial_metadata()),
+            passed_on(error.trailing_metadata()),
+        )
+        if answer.status >= 500:
+            server.failed()
+        else:
+            server.failures = 0
+        if not _LOCAL.search(details):
+            return answer
+        if code is StatusCode.DEADLINE_EXCEEDED:
+            raise Refusal(UPSTREAM_TIMEOUT, details)
+        if code is StatusCode.UNAVAILABLE:
+            raise Refusal(UPSTREAM_UNREACHABLE, details)
+        raise Refusal(UPSTREAM_INVALID, f"{code.name}: {details}")
+
+    async def _wait(self) -> None:
+        """Waits until there is room for one call more.
+
+        Raises:
+            Refusal: UPSTREAM_QUEUE.
+        """
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._limits.queue_seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            self._queue_timeouts += 1
+            raise Refusal(UPSTREAM_QUEUE, "too many calls are under way", retry_after=1) from None
+        finally:
+            self._waiting -= 1
+
+
+def _target(address: Address) -> str:
+    """An address in gRPC's words."""
+    if address.path:
+        return f"unix:{address.path}"
+    host = address.host
+    if ":" in host:
+        return f"ipv6:[{host}]:{address.port}"
+    if host.replace(".", "").isdigit():
+        return f"ipv4:{host}:{address.port}"
+    return f"dns:///{host}:{address.port}"

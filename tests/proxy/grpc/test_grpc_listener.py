@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+
+import grpc
+import pytest
+from grpc import StatusCode, aio
+from grpc_ends import INFER, NAMED, SERVICE, STREAM, Application, client, listening
+
+from proxy import protobuf
+from proxy.grpc.limits import GrpcLimits
+from proxy.http.messages import Reply
+from proxy.rules import (
+    BODY_TOO_LARGE,
+    CLIENT_RATE,
+    FRAMING,
+    INTERNAL,
+    NO_ROUTE,
+    OUTLIER,
+    OVERLOADED,
+    SYNTAX,
+    Refusal,
+)
+
+
+async def fails(call):
+    """The status of a call that has to fail."""
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def test_a_call_comes_to_its_endpoint_and_back():
+    application = Application()
+    async with listening(application) as listener, client(listener) as channel:
+        call = channel.unary_unary(INFER)(NAMED, metadata=(("x-api-key", "k"), ("a-bin", b"\0")))
+        assert await call == NAMED
+        assert dict(await call.trailing_metadata())["x-request-id"] == "id"
+    ((head, peer),) = application.opened
+    assert (head.method, head.target) == ("RPC", f"{SERVICE}/digits/ModelInfer")
+    assert head.headers[b"x-api-key"] == b"k"
+    assert set(head.headers) == {b"x-api-key", b"user-agent"}
+    assert (peer.address, peer.tls, peer.certificate) == ("127.0.0.1", False, None)
+    (exchange,) = application.handled
+    assert (exchange.body, exchange.context) == (NAMED, "context")
+    assert listener.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "target"),
+    [
+        ("ModelInfer", b"\x0a\x01m\x12\x013", "m/3/ModelInfer"),
+        ("ModelReady", b"\x0a\x01m", "m/ModelReady"),
+        ("ModelMetadata", b"\x0a\x01m\x12\x01v", "m/v/ModelMetadata"),
+        ("ServerLive", b"", "ServerLive"),
+        ("RepositoryModelLoad", b"\x12\x01m", "RepositoryModelLoad"),
+        ("Whatever", b"\xff", "Whatever"),
+    ],
+)
+async def test_targets(method, message, target):
+    application = Application()
+    async with listening(application) as listener, client(listener) as channel:
+        await channel.unary_unary(f"{SERVICE}/{method}")(message)
+    assert application.opened[0][0].target == f"{SERVICE}/{target}"
+
+
+async def test_a_method_of_another_service_is_shown_as_it_is():
+    application = Application()
+    application.refuses = Refusal(NO_ROUTE)
+    async with listening(application) as listener, client(listener) as channel:
+        error = await fails(channel.unary_unary("/grpc.health.v1.Health/Check")(b""))
+        odd = await fails(channel.unary_unary('/a"b/c d')(b""))
+    assert (error.code(), odd.code()) == (StatusCode.UNIMPLEMENTED,) * 2
+    assert [head.target for head, _ in application.opened] == ["/grpc.health.v1.Health/Check", "/"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code", "trailers"),
+    [
+        (Refusal(OUTLIER), StatusCode.PERMISSION_DENIED, {}),
+        (Refusal(CLIENT_RATE, retry_after=7), StatusCode.RESOURCE_EXHAUSTED, {"retry-after": "7"}),
+        (Refusal(NO_ROUTE), StatusCode.NOT_FOUND, {}),
+        (Refusal(SYNTAX, "why"), StatusCode.INVALID_ARGUMENT, {}),
+        (Refusal(OVERLOADED), StatusCode.UNAVAILABLE, {}),
+    ],
+)
+async def test_a_refusal_is_a_status(refusal, code, trailers):
+    application = Application()
+    application.refuses = refusal
+    async with listening(application) as listener, client(listener) as channel:
+        error = await fails(channel.unary_unary(INFER)(NAMED))
+    assert (error.code(), error.details()) == (code, refusal.message)
+    assert {"x-request-id": "id", **trailers}.items() <= dict(error.trailing_metadata()).items()
+
+
+async def test_a_local_reply_is_a_status():
+    application = Application()
+
+    async def answer(exchange):
+        exchange.reply(Reply(403, b"request refused", b"text/plain", ((b"x-request-id", b"1"),)))
+
+    application.answer = answer
+    async with listening(application) as listener, client(listener) as channel:
+        error = await fails(channel.unary_unary(INFER)(NAMED))
+    assert (error.code(), error.details()) == (StatusCode.PERMISSION_DENIED, "request refused")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x0a",
+        b"\x0a\x7f",
+        b"\xff" * 40,
+        b"\x08\x01",
+        NAMED + NAMED,
+        b"\x0a\x02\xff\xff",
+        b"\x0a\x03a/b",
+        b"\x0a\x02..",
+        NAMED + b"\x12\x03a b",
+        b"\x0a\x00" + NAMED,
+        b"\x3a\0" * 2000,
+    ],
+)
+async def test_a_message_that_names_no_model_is_refused(message):
+    application = Application()
+    async with listening(application) as listener, client(listener) as channel:
+        error = await fails(channel.unary_unary(INFER)(message))
+    assert error.code() in {StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND}
+    ((refusal, head, _),) = application.refused
+    assert refusal.rule in {SYNTAX, NO_ROUTE}
+    assert head.target == INFER
+    assert not application.opened
+
+
+async def test_a_fault_of_the_application_is_answered_and_reported(recwarn):
+    application, reported = Application(), []
+
+    async def answer(exchange):
+        raise ZeroDivisionError
+
+    application.answer = answer
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    async with listening(application) as listener, client(listener) as channel:
+        error = await fails(channel.unary_unary(INFER)(NAMED))
+        assert error.code() is StatusCode.UNAVAILABLE
+        assert "Zero" not in error.details()
+        application.refuse = None
+        error = await fails(channel.unary_unary(INFER)(NAMED))
+        assert (error.code(), error.details()) == (StatusCode.UNAVAILABLE, "internal fault")
+    assert len(reported) == 3
+    assert application.refused[0][0].rule is INTERNAL
+
+
+async def test_metadata_that_decides_is_there_once():
+    application = Application()
+    async with listening(application, guarded=["x-key"]) as listener, client(listener) as channel:
+        for name in ("authorization", "x-key"):
+            twice = ((name, "a"), (name, "b"))
+            error = await fails(channel.unary_unary(INFER)(NAMED, metadata=twice))
+            assert error.code() is StatusCode.INVALID_ARGUMENT
+        await channel.unary_unary(INFER)(NAMED, metadata=(("x", "a"), ("x", "b")))
+        for name in ("content-encoding", "te", "host", "accept-encoding", "grpc-foo"):
+            await channel.unary_unary(INFER)(NAMED, metadata=((name, "gzip"),))
+    assert [refusal.rule for refusal, *_ in application.refused] == [FRAMING] * 2
+    assert application.opened[0][0].headers[b"x"] == b"a, b"
+    for head, _ in application.opened[1:]:
+        assert set(head.headers) == {b"user-agent"}
+
+
+async def test_a_deadline_is_told_and_ends_the_exchange():
+    application = Application()
+
+    async def answer(exchange):
+        await asyncio.Event().wait()
+
+    application.answer = answer
+    async with listening(application) as listener, client(listener) as channel:
+        error = await fails(channel.unary_unary(INFER)(NAMED, timeout=0.2))
+        assert error.code() is StatusCode.DEADLINE_EXCEEDED
+        await application.ended.wait()
+    told = application.opened[0][0].headers[b"grpc-timeout"]
+    assert 0 < int(told[:-1]) <= 200
+    assert told.endswith(b"m")
+
+
+async def test_a_client_that_leaves_cancels_the_exchange():
+    application, begun, cancelled = Application(), asyncio.Event(), asyncio.Event()
+
+    async def answer(exchange):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    application.answer = answer
+    async with listening(application) as listener, client(listener) as channel:
+        call = channel.unary_unary(INFER)(NAMED)
+        await begun.wait()
+        call.cancel()
+        await cancelled.wait()
+        await application.ended.wait()
+    assert application.handled[0].status == 0
+    assert listener.calls == 0
+
+
+async def test_bounds_of_messages():
+    application = Application()
+    application.body_limit = 1000
+    limits = GrpcLimits(message_bytes=4096)
+    async with listening(application, limits) as listener, client(listener) as channel:
+        infer = channel.unary_unary(INFER)
+        large = NAMED + protobuf.span(7, b"x" * 1000)
+        error = await fails(infer(large))
+        assert error.code() is StatusCode.INVALID_ARGUMENT
+        assert application.refused[0][0].rule is BODY_TOO_LARGE
+        huge = NAMED + protobuf.span(7, b"x" * 5000)
+        error = await fails(infer(huge))
+        assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+        # A message that is small only as it is sent.
+        bomb = NAMED + protobuf.span(7, b"x" * 10**6)
+        assert len(gzip.compress(bomb)) < 4096
+        error = await fails(infer(bomb, compression=grpc.Compression.Gzip))
+        assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+        small = NAMED + protobuf.span(7, b"x" * 900)
+        assert await infer(small, compression=grpc.Compression.Gzip) == small
+        error = await fails(infer(NAMED, metadata=(("a", "b" * 40_000),)))
+        assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+    assert [exchange.body for exchange in application.handled] == [small]
+
+
+async def test_a_message_that_does_not_come_is_not_waited_for():
+    application = Application()
+    limits = GrpcLimits(message_seconds=0.05)
+    async with listening(application, limits) as listener, client(listener) as channel:
+        call = channel.stream_unary(INFER)()
+        assert await call.code() is StatusCode.DEADLINE_EXCEEDED
+        nothing = channel.stream_unary(INFER)(iter(()))
+        assert await nothing.code() is StatusCode.INVALID_ARGUMENT
+        idle = channel.stream_stream(STREAM)()
+        await idle.write(NAMED)
+        assert await idle.read() == protobuf.span(2, NAMED)
+        await idle.done_writing()
+        assert await idle.read() is aio.EOF
+    limits = GrpcLimits(idle_seconds=0.05)
+    async with listening(application, limits) as listener, client(listener) as channel:
+        idle = channel.stream_stream(STREAM)()
+        assert await idle.code() in {StatusCode.DEADLINE_EXCEEDED, StatusCode.UNAVAILABLE}
+
+
+async def test_only_the_first_message_of_a_call_counts():
+    application = Application()
+    async with listening(application) as listener, client(listener) as channel:
+        assert await channel.stream_unary(INFER)(iter([NAMED, b"second"])) == NAMED
+    assert [exchange.body for exchange in application.handled] == [NAMED]
+
+
+async def test_too_many_calls_are_shed():
+    application, both, release = Application(), asyncio.Barrier(3), asyncio.Event()
+    echo = application.answer
+
+    async def answer(exchange):
+        await both.wait()
+        await release.wait()
+        await echo(exchange)
+
+    application.answer = answer
+    limits = GrpcLimits(calls=2)
+    async with listening(application, limits) as listener, client(listener) as channel:
+        infer = channel.unary_unary(INFER)
+        calls = [infer(NAMED) for _ in range(2)]
+        await both.wait()
+        error = await fails(infer(NAMED))
+        assert (error.code(), listener.shed) == (StatusCode.UNAVAILABLE, 1)
+        release.set()
+        assert [await call for call in calls] == [NAMED, NAMED]
+
+
+async def test_connections_beyond_the_limit_are_closed():
+    async with (
+        listening(Application(), GrpcLimits(connections=1)) as listener,
+        client(listener) as one,
+        client(listener) as other,
+    ):
+        assert await one.unary_unary(INFER)(NAMED) == NAMED
+        error = await fails(other.unary_unary(INFER)(NAMED, timeout=5))
+        assert error.code() is StatusCode.UNAVAILABLE
+
+
+async def test_each_message_of_a_stream_is_an_exchange_of_its_own():
+    application = Application()
+    async with listening(application) as listener, client(listener) as channel:
+        stream = channel.stream_stream(STREAM)()
+        for message in (NAMED, b"\xff", b"\x0a\x05other"):
+            await stream.write(message)
+        await stream.done_writing()
+        answers = [answer async for answer in stream]
+        assert await stream.code() is StatusCode.OK
+    assert answers[0] == protobuf.span(2, NAMED)
+    assert answers[1].startswith(b"\x0a")
+    assert b"cannot be read" in answers[1]
+    assert answers[2] == protobuf.span(2, b"\x0a\x05other")
+    assert [head.target for head, _ in application.opened] == [
+        f"{SERVICE}/digits/ModelStreamInfer",
+        f"{SERVICE}/other/ModelStreamInfer",
+    ]
+
+
+async def test_a_drain_lets_what_is_under_way_be_answered():
+    application, begun, release = Application(), asyncio.Event(), asyncio.Event()
+    echo = application.answer
+
+    async def answer(exchange):
+        begun.set()
+        await release.wait()
+        await echo(exchange)
+
+    application.answer = answer
+    async with listening(application) as listener, client(listener) as channel:
+        call = asyncio.ensure_future(_answer_of(channel.unary_unary(INFER)(NAMED)))
+        await begun.wait()
+        draining = asyncio.ensure_future(listener.drain(30))
+        release.set()
+        assert await call == NAMED
+        await draining
+        error = await fails(channel.unary_unary(INFER)(NAMED))
+        assert error.code() is StatusCode.UNAVAILABLE
+        await listener.drain(1)  # a second time: nothing is left to do
+
+
+async def test_what_a_drain_does_not_wait_for_is_cut_off():
+    application, begun = Application(), asyncio.Event()
+
+    async def answer(exchange):
+        begun.set()
+        await asyncio.Event().wait()
+
+    application.answer = answer
+    async with listening(application) as listener, client(listener) as channel:
+        call = asyncio.ensure_future(fails(channel.unary_unary(INFER)(NAMED)))
+        await begun.wait()
+        await listener.drain(0)
+        assert (await call).code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
+        await application.ended.wait()
+
+
+async def _answer_of(call):
+    return await call
+
+
+async def test_an_address_that_is_taken():
+    async with listening(Application()) as listener:
+        with pytest.raises(OSError, match=str(listener.port)):
+            async with listening(Application()) as other:
+                other._target = f"127.0.0.1:{listener.port}"
+                await other.start()
+
+
+async def test_a_unix_socket_has_no_address(tmp_path):
+    application = Application()
+    async with listening(application) as listener:
+        await listener.close()
+        listener._target = f"unix:{tmp_path / 'grpc.sock'}"
+        await listener.start()
+        assert listener.port == 0
+        async with aio.insecure_channel(f"unix:{tmp_path / 'grpc.sock'}") as channel:
+            await channel.unary_unary(INFER)(NAMED)
+    assert application.opened[0][1].address == ""
