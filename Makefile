@@ -5,6 +5,7 @@
 #   make check                 lint, format, types and import contracts
 #   make bench [ARGS=…]        the firewall against Envoy, nginx and others: docs/benchmarks.md
 #   make real  [ARGS=…]        the tests against real model servers, with their environments
+#   make real-table            what they saw, as the tables of docs/protocols.md
 #   make adversarial           attacks crafted with torch, and what is found: docs/detection.md
 #   make soak  [SECONDS=600]   memory under mixed honest and hostile load
 #   make mutate [N=1000000]    seeded mutations of the request vectors
@@ -20,18 +21,19 @@ N ?= 1000000
 UV_LINKS = UV_FIND_LINKS="$$(echo $$PIP_FIND_LINKS | tr ' ' ',')"
 PIP = -m pip --disable-pip-version-check -qq install --no-deps
 PYTEST = .venv/bin/python -m pytest
+# A process a core, a file at a time: what a file sets up is set up once. ARGS="-n 0" uses one.
+SPREAD = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 LOCKED = alibi bentoml clients envoy kserve litserve mlflow mlserver mms seldon torch triton
 REAL = $(patsubst %,.venv-%/.installed,$(LOCKED))
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench adversarial real real-environments soak mutate lock clean
+.PHONY: demo test check bench adversarial real real-environments real-table soak mutate lock clean
 
 demo: .venv/.project
 	.venv/bin/bartizan demo $(ARGS)
 
-# A process a core, a file at a time: what a file sets up is set up once. ARGS="-n 0" uses one.
 test: .venv/.project
-	$(PYTEST) -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(SPREAD) $(ARGS)
 
 check: .venv/.project
 	.venv/bin/ruff check
@@ -56,9 +58,15 @@ adversarial: .venv/.project .venv-torch/.installed
 # An environment that cannot be had here is no failure: its tests skip, and say why.
 real: .venv/.project
 	-$(MAKE) --keep-going real-environments
-	$(PYTEST) -m real tests/real $(ARGS)
+	$(PYTEST) $(SPREAD) -m real tests/real $(ARGS)
 
 real-environments: $(REAL)
+
+real-table: .venv/.project
+	@rm -rf .observations
+	$(PYTEST) -m real tests/real --observations .observations $(ARGS)
+	.venv/bin/python tests/real/real_table.py .observations docs/protocols.md
+	@rm -rf .observations
 
 soak: .venv/.project
 	$(PYTEST) tests/soak --soak --soak-seconds=$(SECONDS) -s $(ARGS)

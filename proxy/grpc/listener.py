@@ -20,7 +20,7 @@ from proxy.grpc.calls import STREAM, names_model, plain_target, target_of
 from proxy.grpc.exchange import Exchange, Outcome
 from proxy.grpc.limits import GrpcLimits
 from proxy.grpc.metadata import headers_of, timeout_line
-from proxy.grpc.tls import ServerTls, client_certificate
+from proxy.grpc.tls import ServerTls
 from proxy.http.messages import Head, Peer, Reply
 from proxy.rules import (
     BODY_DEADLINE,
@@ -35,7 +35,7 @@ _Context: TypeAlias = aio.ServicerContext[bytes, bytes]
 
 _HANDSHAKE_SECONDS: Final = 10
 _STRIKES: Final = 2  # pings that come too early, until the connection is cut
-_PEERS: Final = 4096  # addresses that are remembered, to save work
+_ADDRESSES: Final = 4096  # that are remembered, to save work
 _LAST_RESORT: Final = Reply(503, b"internal fault")
 
 
@@ -78,7 +78,7 @@ class Listener:
         self._clock = clock
         self._guarded = frozenset(guarded)
         self._reuse_port = reuse_port
-        self._peers: dict[str, Peer] = {}
+        self._addresses: dict[str, str] = {}
         self._server: aio.Server | None = None
 
     async def start(self) -> None:
@@ -221,16 +221,18 @@ class Listener:
         return outcome
 
     def _peer(self, context: _Context) -> Peer:
-        """Who is at the other end."""
+        """Who is at the other end. An address, with its port, may be another client's the next
+        time: what is remembered of it is how it reads."""
         name = context.peer()
-        peer = self._peers.get(name)
-        if peer is None:
-            certificate = client_certificate(context.auth_context()) if self._tls else None
-            peer = Peer(_address(name), self._tls is not None, certificate)
-            if len(self._peers) >= _PEERS:
-                self._peers.clear()
-            self._peers[name] = peer
-        return peer
+        address = self._addresses.get(name)
+        if address is None:
+            address = _address(name)
+            if len(self._addresses) >= _ADDRESSES:
+                self._addresses.clear()
+            self._addresses[name] = address
+        if self._tls is None:
+            return Peer(address)
+        return Peer(address, True, self._tls.client(context.auth_context()))
 
     def _report(self, error: BaseException) -> None:
         asyncio.get_running_loop().call_exception_handler(

@@ -34,6 +34,8 @@ def headers_of(
     for name, value in metadata or ():
         if name in _OF_THE_HOP or name.startswith(_OF_THE_CALL) or type(value) is not str:
             continue
+        if not (value.isascii() and value.isprintable()):
+            raise Refusal(FRAMING, "metadata that is not printable ASCII")
         key = name.encode()
         if key in headers:
             if name == "authorization" or name in guarded:

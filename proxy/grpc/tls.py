@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import grpc
@@ -43,6 +44,11 @@ class ServerTls:
         return grpc.dynamic_ssl_server_credentials(
             self._configuration, self._fetch, require_client_authentication=self._mutual
         )
+
+    def client(self, auth_context: Mapping[str, Sequence[bytes]]) -> bytes | None:
+        """The verified certificate of a call's client in DER; None if none is asked for."""
+        found = auth_context.get("x509_pem_cert") if self._mutual else None
+        return _der(found[0]) if found else None
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """The certificate if it is new: gRPC asks at every connection, in any thread."""
@@ -84,7 +90,6 @@ def channel_credentials(
     )
 
 
-def client_certificate(auth_context: Mapping[str, Sequence[bytes]]) -> bytes | None:
-    """The verified certificate of a client in DER, or None."""
-    found = auth_context.get("x509_pem_cert")
-    return ssl.PEM_cert_to_DER_cert(found[0].decode()) if found else None
+@lru_cache(maxsize=512)
+def _der(pem: bytes) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(pem.decode())

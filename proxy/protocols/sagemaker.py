@@ -305,13 +305,13 @@ class SageMaker(JsonCodec):
     def _frame(self, body: bytes) -> InferRequest:
         held = self._held
         names = [spec.name for spec in held.inputs]
-        bounds = {"max_rows": self._max_rows, "max_cells": self._max_rows * len(names)}
+        rows, most = self._max_rows, self._max_rows * len(names)
         lines: Sequence[Sequence[Any]] | None = None
         if all(spec.datatype in _NUMBERS for spec in held.inputs):
-            lines = read_numbers(body, **bounds)
+            lines = read_numbers(body, max_rows=rows, max_cells=most)
         cells = lines is None
         if lines is None:
-            lines = read_delimited(body, **bounds)
+            lines = read_delimited(body, max_rows=rows, max_cells=most)
         if len(lines[0]) != len(names):
             raise Refusal(SHAPE, f"a line of the CSV has {len(names)} cells")
         columns = dict(zip(names, zip(*lines, strict=True), strict=True))

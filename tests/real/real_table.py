@@ -53,7 +53,7 @@ def table(headings, rows):
 
 
 def clients_table(rows):
-    """Server × client: answers, a block and a limit as the client sees them."""
+    """By server and client: answers, a block and a limit as the client sees them."""
     return table(
         ["server", "client", "protocol", "same answers", "a block", "a limit", "tries"],
         [
@@ -61,10 +61,10 @@ def clients_table(rows):
                 row["server"],
                 row["client"],
                 row["protocol"],
-                f"{row['same']} of {row['of']}",
+                f"{row.get('same', 0)} of {row.get('of', 0)}",
                 row.get("block", "as above"),
-                row["limit"],
-                str(row["limit_attempts"]),
+                row.get("limit", ""),
+                str(row.get("limit_attempts", "")),
             ]
             for row in rows
         ],
@@ -72,7 +72,7 @@ def clients_table(rows):
 
 
 def bytes_tables(rows):
-    """For each protocol, probe × server: direct, and what the firewall makes of it."""
+    """For each protocol, by probe and server: direct, and what the firewall makes of it."""
     parts = []
     for protocol in sorted({row["protocol"] for row in rows}):
         own = [row for row in rows if row["protocol"] == protocol]
@@ -81,7 +81,7 @@ def bytes_tables(rows):
         lines = []
         for probe in probes:
             found = {row["server"]: row for row in own if row["probe"] == probe}
-            direct = [found[name]["direct"] if name in found else "–" for name in servers]
+            direct = [found[name]["direct"] if name in found else "" for name in servers]
             through = sorted({shown(row["through"]) for row in found.values()})
             lines.append([probe, *direct, ", ".join(through)])
         parts.append(f"### {protocol}\n\n" + table(["request", *servers, "through"], lines))

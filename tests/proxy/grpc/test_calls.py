@@ -12,7 +12,7 @@ from proxy.grpc.listener import _address
 from proxy.grpc.status import HTTP, code_of
 from proxy.http.messages import Head, Peer, Reply
 from proxy.protocols import grpc_v2_paths
-from proxy.rules import RULES, SYNTAX, Refusal
+from proxy.rules import FRAMING, RULES, SYNTAX, Refusal
 
 
 def test_the_service_is_that_of_the_codec():
@@ -59,6 +59,13 @@ def test_deadlines_in_every_unit():
     assert metadata.timeout_line(-1) == b"1m"
     assert len(metadata.timeout_line(1e12)) == 9
     assert metadata.metadata_of(b"") == ((), None)
+
+
+@pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "\0", "é", "\x7f"])
+def test_metadata_that_would_be_more_than_one_line(value):
+    with pytest.raises(Refusal) as caught:
+        metadata.headers_of([("authorization", value)], frozenset())
+    assert caught.value.rule is FRAMING
 
 
 def test_a_wait_is_told_in_both_ways():

@@ -13,6 +13,7 @@ from grpc_ends import INFER, NAMED, Application, ModelServer, listening
 
 from proxy.decision import ALLOWED, Permit, UpstreamRequest
 from proxy.grpc.channels import Channels
+from proxy.grpc.listener import Listener
 from proxy.grpc.tls import ServerTls, channel_credentials
 from proxy.http.address import Address
 from proxy.rules import UPSTREAM_UNREACHABLE, Refusal
@@ -82,6 +83,33 @@ async def test_a_certificate_is_renewed_while_it_serves(authority, tmp_path):
         with pytest.raises(ssl.SSLError):
             tls.renew()
         assert await asked(listener, other) == NAMED
+
+
+class Call:
+    """What a listener looks at of a call."""
+
+    def __init__(self, pem):
+        self.pem = pem
+
+    def peer(self):
+        return "ipv4:192.0.2.1:5000"
+
+    def auth_context(self):
+        return {"x509_pem_cert": [self.pem]}
+
+
+def test_two_clients_of_one_address_are_two(authority):
+    tls = ServerTls(*issued(authority, "server"), Path(authority.path))
+    listener = Listener(Application(), "", tls=tls, clock=lambda: 0.0)
+    pems = [issued(authority, name)[0].read_bytes() for name in ("one", "two")]
+    one, two, again = (listener._peer(Call(pem)) for pem in (*pems, pems[0]))
+    assert one == again
+    assert one.certificate != two.certificate
+    assert one.address == two.address == "192.0.2.1"
+    # A certificate that was not asked for is nobody's word.
+    open_to_all = ServerTls(*issued(authority, "server"))
+    listener = Listener(Application(), "", tls=open_to_all, clock=lambda: 0.0)
+    assert listener._peer(Call(pems[0])).certificate is None
 
 
 def test_files_that_are_no_certificates(authority, tmp_path):
