@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import Any, Final
 
 from proxy.protocols.base import Codec
@@ -36,8 +37,8 @@ _CODECS: Final = {
 }
 """Module and class, imported when an endpoint speaks it: some read images, some protobuf."""
 
-_NAMED: Final = {"mlflow": "names", "seldon": "features"}
-"""The keyword of those whose wire names the features."""
+_NAMES: Final = frozenset({"names", "features"})
+"""Keywords of codecs whose wire names the features: they are told what those are called."""
 
 _MODEL: Final = re.compile(
     r".*/(?:models|predictions)/(?P<model>[^/]+)(?:/(?:versions/)?(?P<version>[^/]+))?"
@@ -113,8 +114,8 @@ def codec(
         name = own.pop("server")
         if name == "sagemaker":
             del own["parameters"]  # MLflow's alone
-    if name in _NAMED:
-        own[_NAMED[name]] = features or ()
+    for key in _NAMES.intersection(signature(_kind(name)).parameters):
+        own[key] = features or ()
     return _codec(name, one.match, contract, bounds, upstream_prefix=one.upstream_path, **own)
 
 
@@ -149,9 +150,7 @@ def grpc_match(protocol: Protocol, match: str, model: str | None) -> str | None:
 
 
 def _codec(name: str, match: str, contract: Contract | None, bounds: Bounds, **own: Any) -> Codec:
-    module, kind = _CODECS[name]
-    make = getattr(import_module(f"proxy.protocols.{module}"), kind)
-    made: Codec = make(
+    return _kind(name)(
         match,
         contract,
         max_rows=bounds.rows,
@@ -159,4 +158,9 @@ def _codec(name: str, match: str, contract: Contract | None, bounds: Bounds, **o
         max_response_bytes=bounds.answer_bytes,
         **own,
     )
-    return made
+
+
+def _kind(name: str) -> Callable[..., Codec]:
+    module, kind = _CODECS[name]
+    found: Callable[..., Codec] = getattr(import_module(f"proxy.protocols.{module}"), kind)
+    return found

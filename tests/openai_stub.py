@@ -2,9 +2,7 @@
 
 import base64
 import json
-import socket
 import socketserver
-import struct
 import threading
 from dataclasses import dataclass
 
@@ -57,10 +55,7 @@ class Line:
         self.send(b"0\r\n\r\n")
 
     def cut(self):
-        """The connection is reset, and nothing more is read on it."""
-        linger = struct.pack("ii", 1, 0)
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self._connection.close()
+        """The connection ends here."""
         raise ConnectionAbortedError
 
     def is_left(self):

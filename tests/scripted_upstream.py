@@ -26,7 +26,8 @@ class ScriptedUpstream:
     Attributes:
         seen: requests other than GET, oldest first.
         pages: what GET answers, by target: bytes, or a status.
-        status, content_type, body: what any other request is answered with.
+        status, content_type, body: what any other request is answered with; ``body`` may be a
+            function of what was seen.
     """
 
     def __init__(self):
@@ -47,7 +48,8 @@ class ScriptedUpstream:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 seen = Seen(self.command, self.path, self.headers.items(), body)
                 upstream.seen.append(seen)
-                self._answer(upstream.status, upstream.content_type, upstream.body)
+                body = upstream.body(seen) if callable(upstream.body) else upstream.body
+                self._answer(upstream.status, upstream.content_type, body)
 
             def _answer(self, status, content_type, body):
                 self.send_response(status)

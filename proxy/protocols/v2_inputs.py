@@ -42,6 +42,9 @@ class InputReader:
 
     def __init__(self, contract: Contract, max_rows: int) -> None:
         self._open = contract.open
+        # Names, order and meaning of several would be the client's to choose, and so would be what
+        # of them is scored: a model may read another one, numbers as text included.
+        self._lone = contract.open and contract.width is not None
         self._batched = contract.batched
         self._max_rows = max_rows
         self._inputs = {spec.name: (spec, DATATYPES[spec.datatype]) for spec in contract.inputs}
@@ -74,6 +77,8 @@ class InputReader:
             elif rows != n:
                 raise Refusal(SHAPE, f"{name} has another number of rows than the first input")
             names.add(name)
+            if self._lone and (len(items) > 1 or kind is BYTES):
+                raise Refusal(TENSOR_NAME, "no inputs are declared: one tensor of numbers")
             ranged = spec if spec is not None and spec.bounded else None
             inputs.append(Input(name, kind, shape, ranged, prod(shape)))
         if not self._required <= names:

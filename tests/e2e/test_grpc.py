@@ -23,6 +23,7 @@ from grpc_messages import (
     ModelStreamInferResponse,
     written,
 )
+from judging_server import probabilities
 from redis_servers import ANY, RedisServer
 from traffic import ask
 
@@ -40,12 +41,15 @@ class Model(grpc.GenericRpcHandler):
         messages: of the inferences so far.
         metadata: of the last call.
         refuses: a status instead of an answer.
+        weights: file of a linear model that answers, and lies where a request's id says so; None:
+            the third class is the likeliest.
         waits: set while an inference is to take for ever; ``left`` once its client has gone.
     """
 
     def __init__(self):
         self.port = free_port()
         self.messages, self.metadata, self.refuses = [], {}, None
+        self.weights = None
         self.waits, self.begun, self.left = False, threading.Event(), threading.Event()
         self._server = None
 
@@ -63,6 +67,15 @@ class Model(grpc.GenericRpcHandler):
     def service(self, details):
         method = details.method.removeprefix(f"{SERVICE}/")
         return grpc.unary_unary_rpc_method_handler(getattr(self, method, None))
+
+    def probabilities(self, asked, n):
+        """(n, 10): what the model makes of a request."""
+        if self.weights is None:
+            return np.where(np.arange(10) == 3, 0.55, 0.05) * np.ones((n, 1))
+        rows = np.frombuffer(asked.raw_input_contents[0], "<f4").reshape(n, 64)
+        with np.load(self.weights) as model:
+            said = probabilities(model["weights"], model["bias"], rows)
+        return np.roll(said, 1, axis=1) if asked.id == "lie" else said
 
     def ServerLive(self, message, context):
         return written(MESSAGES["ServerLiveResponse"](live=True))
@@ -90,8 +103,7 @@ class Model(grpc.GenericRpcHandler):
         n = asked.inputs[0].shape[0]
         answer = ModelInferResponse(model_name="digits", model_version="1", id=asked.id)
         output = answer.outputs.add(name="p", datatype="FP32", shape=[n, 10])
-        values = np.full((n, 10), 0.05, "<f4")
-        values[:, 3] = 0.55
+        values = self.probabilities(asked, n).astype("<f4")
         if asked.raw_input_contents:
             answer.raw_output_contents.append(values.tobytes())
         else:
@@ -311,6 +323,23 @@ def test_answers_are_made_coarse(guard, images):
             else np.frombuffer(answer.raw_output_contents[0], "<f4").tolist()
         )
         assert told == [float(column == 3) for column in range(10)] * 2
+
+
+def test_answers_are_judged_with_their_inputs(guard, model, judged):
+    model.weights = judged["folder"] / "model.npz"
+    bundle = str(judged["folder"] / "digits.bundle")
+    opinion = {"when": "suspicious", "share": 1.0}
+    firewall = guard(endpoint={"bundle": bundle, "second_opinion": opinion})
+    assert type(call(firewall, request(np.tile(judged["plain"][:1], (64, 1))))) is bytes
+    for row in judged["foul"][:5]:
+        assert type(call(firewall, request(row))) is bytes
+        refused = call(firewall, request(row, id="lie"))
+        assert refused.code() is StatusCode.PERMISSION_DENIED
+    before = len(model.messages)
+    call(firewall, request(judged["doubtful"][0], id="lie"))
+    _, again = map(ModelInferRequest.FromString, model.messages[before:])
+    assert (again.id, list(again.inputs[0].shape)) == ("", [4, 64])
+    assert firewall.metric("bartizan_second_opinions_total", result="heard") >= 1
 
 
 def test_what_the_server_says_is_passed_on(guard, model, images):

@@ -1,6 +1,6 @@
 """OpenAI's API through a real gateway: volumes, streams as they come, and embeddings.
 
-One gateway serves them all. Each test is a client of its own, by its key.
+One gateway serves them all. Each test is a client of its own, by its address.
 """
 
 import base64
@@ -20,7 +20,7 @@ from loadtest.wire import Session, dechunk, render_request
 
 CHAT, EMBEDDINGS = "/chat/completions", "/embeddings"
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
-KEYS = itertools.count()
+NUMBERS = itertools.count(2)
 LIMITS = {"rows_per_second": 1, "burst_rows": 100}
 VECTORS = {"calls": ["embeddings"], "unit": "items"}
 
@@ -63,21 +63,21 @@ def stub(server):
 
 
 class Client:
-    """Asks one endpoint, and is known by its key."""
+    """Asks one endpoint, and is known by its address."""
 
     def __init__(self, guard, name):
         self.address = guard.address
         self.base = f"/{name}/v1" if name != "texts" else "/v1"
-        self.key = f"key-{next(KEYS)}"
+        self.source = f"127.0.0.{next(NUMBERS)}"
 
     def request(self, document, path=CHAT):
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        headers = [("Content-Type", "application/json"), ("X-Api-Key", self.key)]
+        headers = [("Content-Type", "application/json")]
         target = path if path.startswith("/v") else f"{self.base}{path}"
         return render_request("POST", target, "localhost", body, headers)
 
     def ask(self, document=HELLO, path=CHAT):
-        with Session(self.address) as session:
+        with Session(self.address, self.source) as session:
             return session.exchange(self.request(document, path))
 
     def embed(self, *texts, packed=True):
@@ -87,7 +87,8 @@ class Client:
     @contextlib.contextmanager
     def stream(self):
         """A connection on which a stream was asked for."""
-        with socket.create_connection(self.address, SECONDS) as connection:
+        source = self.source, 0
+        with socket.create_connection(self.address, SECONDS, source) as connection:
             connection.sendall(self.request({**HELLO, "stream": True}))
             yield Reader(connection)
 
@@ -282,7 +283,7 @@ def test_an_answer_that_is_not_counted_is_estimated(stub, client):
         assert 850 <= int(answer.headers["retry-after"]) <= 1050
 
 
-def test_items_are_limited_beforehand(client):
+def test_items_are_limited_beforehand(stub, client):
     one = client("items")
     statuses = [one.ask({**HELLO, "n": 45}).status for _ in range(3)]
     assert statuses == [200, 200, 429]

@@ -15,6 +15,7 @@ from proxy.protocols.seldon import Seldon
 from proxy.protocols.torchserve import TorchServe
 from proxy.protocols.v1 import V1
 from proxy.protocols.v2 import V2
+from proxy.rules import Refusal
 from proxy.settings import protocols as sections
 from proxy.settings.load import load
 from proxy.state.memory import MemoryState
@@ -46,6 +47,19 @@ def test_each_protocol_has_its_codec(protocol, match, kind):
         made(protocol, "/somewhere/else")
     with pytest.raises(ValueError, match=r"."):
         made(protocol, match, "/somewhere/else")
+
+
+def test_codecs_whose_wire_names_the_features_are_told_of_them():
+    names = ("a", "b")
+    [mlflow] = made(sections.Invocations(), "/invocations", features=names)
+    contract = mlflow.learn(b"{}", 2)
+    assert [spec.name for spec in contract.inputs] == ["a", "b"]
+    [seldon] = made(sections.Seldon(), "/api/v1.0/predictions", features=names)
+    body = b'{"data":{"names":["b","a"],"ndarray":[[1,2]]}}'
+    route = seldon.route("POST", "/api/v1.0/predictions")
+    bound = seldon.with_contract(Contract(width=2))
+    with pytest.raises(Refusal):
+        bound.decode_request({b"content-type": b"application/json"}, body, route)
 
 
 def test_auto_is_every_protocol_of_one_model():

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from conformance_bodies import hostile, mutant
+from conformance_bodies import hostile, mutant, with_a_part_replaced
 from conformance_wire import agree, answers, arrays_of, head_of, same, several
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,7 +73,8 @@ class AnswerConformance:
         rng = random.Random(21)
         codec = self.responder()
         headers, body = self.write_answer(self.answer())
-        for odd in (*hostile(body), *(mutant(body, rng) for _ in range(self.wire.mutations // 4))):
+        mutants = (mutant(body, rng) for _ in range(self.wire.mutations // 4))
+        for odd in (*hostile(body), *with_a_part_replaced(body), *mutants):
             self.answered(codec, headers, odd)
             self.answered(codec, {}, odd)
 

@@ -5,6 +5,11 @@ import re
 
 _ALPHABET = b'{}[]",:0123456789.eE+-\\utrfalsn \0\n\r\xff\xef\xbb\xbf'
 
+_PARTS = (
+    *("null", "true", "0", "-1", "1.5", "18446744073709551616", '""', '"abc"', "[]", "{}"),
+    *("[[]]", "[1]", "[1, [2]]", '["a"]', '[{"a": 1}]', '{"a": 1}', '{"b64": "YQ"}'),
+)
+
 FOREIGN = (
     b"application/x-www-form-urlencoded",
     b"application/x-python-pickle",
@@ -84,6 +89,17 @@ def mutant(body, rng):
     return bytes(odd)
 
 
+def with_a_part_replaced(body):
+    """A JSON text with each of its values, at any depth, replaced by each of ``_PARTS``."""
+    try:
+        document = json.loads(body, object_pairs_hook=_Pairs)
+    except ValueError:  # of another protocol
+        return
+    for part in _PARTS:
+        for odd in _with_one_replaced(document, json.loads(part, object_pairs_hook=_Pairs)):
+            yield _text(odd)
+
+
 class JsonBodies:
     """Of a protocol whose requests are one JSON document: mixed in before ``CodecConformance``."""
 
@@ -128,6 +144,18 @@ def _with_one_twice(value):
     elif isinstance(value, list):
         for at, inner in enumerate(value):
             for odd in _with_one_twice(inner):
+                yield [*value[:at], odd, *value[at + 1 :]]
+
+
+def _with_one_replaced(value, part):
+    yield part
+    if isinstance(value, _Pairs):
+        for at, (name, inner) in enumerate(value):
+            for odd in _with_one_replaced(inner, part):
+                yield _Pairs([*value[:at], (name, odd), *value[at + 1 :]])
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            for odd in _with_one_replaced(inner, part):
                 yield [*value[:at], odd, *value[at + 1 :]]
 
 

@@ -79,7 +79,11 @@ def test_a_width_from_elsewhere_holds_where_the_tensors_leave_it_open():
     row = {"name": "a", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
     assert infer(contract, row).rows.shape == (1, 2)
     assert refused(contract, row | {"shape": [2, 1]}) is SHAPE
-    assert refused(contract, row, row | {"name": "b"}) is SHAPE
+    # Of several, the client would choose which is scored, and another may be read.
+    assert refused(contract, row, row | {"name": "b"}) is TENSOR_NAME
+    text = {"name": "b", "shape": [1, 2], "datatype": "BYTES", "data": ["3", "4"]}
+    assert refused(contract, text, row) is TENSOR_NAME
+    assert refused(contract, text) is TENSOR_NAME
     assert Contract.from_config([tensor()], width=64) == Contract.from_config([tensor()])
     with pytest.raises(ContractError, match="64 features per row, not 63"):
         Contract.from_config([tensor()], width=63)

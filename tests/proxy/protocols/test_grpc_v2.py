@@ -444,3 +444,21 @@ def test_the_contract_is_learnt():
             codec().learn(wrong, None)
     with pytest.raises(ContractError):
         codec().learn(written(told), 3)
+
+
+def test_where_nothing_is_declared_one_tensor_is_scored():
+    """Whoever chose names and order of several would choose what is scored."""
+    over = codec(Contract().with_width(2))
+    assert decode(message(), over).rows.tolist() == [[1, 2]]
+    decoy = message(((0, 0),))
+    tensor = decoy.inputs.add(name="input", datatype="BYTES", shape=[1, 2])
+    decoy.raw_input_contents.append(b"\x01\0\0\x003\x01\0\0\x004")
+    assert refused(decoy, over) is TENSOR_NAME
+    tensor.datatype, tensor.shape[:] = "FP32", [1, 2]
+    decoy.raw_input_contents[1] = b"\0" * 8
+    assert refused(decoy, over) is TENSOR_NAME
+    text = ModelInferRequest(model_name="digits")
+    text.inputs.add(name="x", datatype="BYTES", shape=[1, 2]).contents.bytes_contents.extend(
+        [b"3", b"4"]
+    )
+    assert refused(text, over) is TENSOR_NAME

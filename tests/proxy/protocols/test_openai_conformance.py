@@ -117,7 +117,7 @@ class TestChat(
         return written({"model": "m", "messages": messages, "temperature": 0.5})
 
     def parse(self, headers, body):
-        texts = [message["content"] for message in json.loads(body)["messages"]]
+        texts = [message.get("content", "") for message in json.loads(body)["messages"]]
         return {"texts": array_of("BYTES", texts, (len(texts),))}
 
     def seen(self, request):
