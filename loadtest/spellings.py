@@ -182,7 +182,7 @@ SPELLINGS: Final[tuple[Spelling, ...]] = (
     ),
     Spelling(
         "custom JSON", "/predict", "", lambda rows: _json({"input": rows}),
-        {"protocol": {"name": "json", "rows": "$.input"}},
+        {"protocol": {"name": "json", "rows": "$.input", "answer": "$.output"}},
     ),
     Spelling(
         "OpenAI, chat (counted, not scored)", "/openai/v1", "/chat/completions", _chat,

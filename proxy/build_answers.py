@@ -85,16 +85,13 @@ def _check_readable(endpoint: Endpoint, bundle: Bundle | None) -> None:
     protocol = endpoint.protocol
     if not isinstance(protocol, CustomJson) or protocol.answer is not None:
         return
-    needs = {
-        "judged": bundle is not None and bundle.agreement is not None,
-        "captured": endpoint.capture is not None,
-        "shaped": endpoint.shaping.when == "always"
-        or (bundle is not None and bundle.patterns is not None and "shape" in endpoint.on_pattern),
-    }
-    if any(needs.values()):
-        words = " and ".join(word for word, needed in needs.items() if needed)
+    if bundle is not None and (
+        bundle.agreement is not None
+        or (bundle.patterns is not None and "shape" in endpoint.on_pattern)
+    ):
         raise ValueError(
-            f"protocol.answer: answers are to be {words}: say where they hold what the model says"
+            f"protocol.answer: with {endpoint.bundle} answers are judged or shaped: say where they "
+            "hold what the model says"
         )
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from detectors.bundle import Bundle
 from proxy.generation import Generation
-from proxy.protocols.columns import columns_contract
 from proxy.protocols.columns import feature_names as columns_of
 from proxy.protocols.contract import Contract, ContractError
-from proxy.settings.columns import DeclaredColumns
-from proxy.settings.contract import DeclaredContract
+from proxy.settings.contract import LearntContract
 from proxy.settings.endpoint import Endpoint
 
 
@@ -44,27 +42,9 @@ def declared_contract(endpoint: Endpoint, bundle: Bundle | None) -> Contract | N
     """
     given = endpoint.contract
     width = bundle.features if bundle else None
-    if isinstance(given, DeclaredColumns):
-        return columns_contract(
-            [column.model_dump() for column in given.columns],
-            width=width,
-            names=feature_names(bundle),
-        )
-    if not isinstance(given, DeclaredContract):
+    if isinstance(given, LearntContract):
         return None
-    return Contract.from_config(
-        [
-            {
-                "name": tensor.name,
-                "datatype": tensor.datatype,
-                "shape": tensor.shape,
-                "minimum": tensor.min,
-                "maximum": tensor.max,
-            }
-            for tensor in given.inputs
-        ],
-        width=width,
-    )
+    return given.declared(width, feature_names(bundle))
 
 
 def feature_names(bundle: Bundle | None) -> tuple[str, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.decision import UpstreamRequest
+from proxy.decision import Mode, UpstreamRequest
 from proxy.http.messages import Head
 from proxy.telemetry.trace import traceparent, tracestate
 from proxy.visit import Visit
@@ -20,6 +20,7 @@ class Forwarding:
     def __init__(self, forward: Sequence[str]) -> None:
         self._forward = tuple((name.encode(), f"{name}: %b\r\n".encode()) for name in forward)
         self._plain = tuple(pair for pair in self._forward if pair[0] != b"accept-encoding")
+        self._dull = tuple(pair for pair in self._plain if pair[0] != b"accept")
 
     def request(
         self, visit: Visit, head: Head, lines: bytes = b"", body: bytes = b""
@@ -33,7 +34,8 @@ class Forwarding:
         if further:
             lines += chosen_lines(head, further)
         if visit.reads or visit.meter is not None:
-            forwarded = chosen_lines(head, self._plain) + b"accept-encoding: identity\r\n"
+            wanted = self._dull if visit.reads and not _is_understood(visit, head) else self._plain
+            forwarded = chosen_lines(head, wanted) + b"accept-encoding: identity\r\n"
         else:
             forwarded = chosen_lines(head, self._forward)
         return UpstreamRequest(
@@ -48,6 +50,17 @@ class Forwarding:
             ),
             body,
         )
+
+
+def _is_understood(visit: Visit, head: Head) -> bool:
+    """Whether the client's wish for a kind of answer leads to one that is understood. A monitored
+    endpoint grants any: it changes nothing that its clients could see."""
+    wish = head.headers.get(b"accept")
+    return (
+        wish is None
+        or wish.strip().lower() in visit.binding.codec.accepts
+        or visit.endpoint.policy.mode is Mode.MONITOR
+    )
 
 
 def id_line(request_id: str) -> bytes:

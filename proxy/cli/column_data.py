@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,11 +11,12 @@ import orjson
 from pydantic import ValidationError
 
 from detectors.training.readers import DataError, Table, read_parquet
+from proxy.protocols.base import Rows
 from proxy.protocols.columns import columns_contract, feature_names
 from proxy.protocols.contract import Contract, ContractError
 from proxy.protocols.delimited import read_delimited
 from proxy.protocols.frames import check_names, read_frame
-from proxy.rules import Refusal
+from proxy.rules import VALUE, Refusal
 from proxy.settings.columns import DeclaredColumns
 from proxy.settings.document import read
 from proxy.settings.problems import SettingsError, Source
@@ -65,7 +67,7 @@ def read_encoded(path: Path, contract: Contract) -> Table:
         columns, n = readers[suffix](path)
         if not n:
             raise DataError(f"{path}: there are no rows")
-        rows = read_frame(contract, columns, n, cells=suffix == ".csv").rows
+        rows = _rows(contract, columns, n, cells=suffix == ".csv")
     except Refusal as refusal:
         raise DataError(f"{path}: {refusal.rule.message}: {refusal.detail}") from refusal
     except OSError as error:
@@ -73,6 +75,26 @@ def read_encoded(path: Path, contract: Contract) -> Table:
     if not rows.shape[1]:
         raise DataError(f"{path}: none of the columns is scored")
     return Table(rows, feature_names(contract), rows.shape[1:])
+
+
+def _rows(contract: Contract, columns: Mapping[str, Sequence[Any]], n: int, cells: bool) -> Rows:
+    """The scored rows of ``n`` elements in each column; a Refusal names the first faulty row."""
+
+    def refusal(rows: int) -> Refusal | None:
+        try:
+            read_frame(contract, {k: v[:rows] for k, v in columns.items()}, rows, cells=cells)
+        except Refusal as found:
+            return found
+        return None
+
+    try:
+        return read_frame(contract, columns, n, cells=cells).rows
+    except Refusal as found:
+        if found.rule is not VALUE:  # of the columns, not of one element
+            raise
+        first = bisect_left(range(1, n), True, key=lambda rows: refusal(rows) is not None)
+        found = refusal(first + 1) or found
+        raise Refusal(found.rule, f"{found.detail} (row {first})") from found
 
 
 def _csv(path: Path) -> tuple[Mapping[str, Sequence[Any]], int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import click
 
 from proxy.http.tls import client_context, server_context
+from proxy.settings.client_tls import ClientTls
 from proxy.settings.endpoint import Endpoint
 from proxy.settings.files import check_files
 from proxy.settings.load import Check, digest, load
@@ -18,6 +20,7 @@ from proxy.settings.problems import SettingsError
 from proxy.settings.reference import reference as reference_page
 from proxy.settings.schema import schema as json_schema
 from proxy.settings.section import Place
+from proxy.settings.server_tls import Tls
 
 EXIT_CONFIGURATION: Final = 3
 
@@ -37,7 +40,7 @@ def validate(load_bundle: LoadBundle | None, path: Path, as_json: bool) -> None:
     from proxy.build import load_endpoint_bundle  # noqa: PLC0415 - `config schema` needs none of it
 
     bundles = bundle_check(load_bundle or load_endpoint_bundle)
-    checks: list[Check] = [check_files, check_tls, bundles]
+    checks: list[Check] = [check_extras, check_files, check_tls, bundles]
     try:
         settings = load(path, checks=checks)
     except SettingsError as error:
@@ -82,19 +85,33 @@ def reference() -> None:
     click.echo(reference_page(), nl=False)
 
 
+def check_extras(settings: Settings) -> Iterator[tuple[Place, str]]:
+    """Yields what is asked for and not installed."""
+    if settings.grpc is not None and find_spec("grpc") is None:
+        yield ("grpc",), "needs the extra grpc: pip install bartizan[grpc]"
+
+
 def check_tls(settings: Settings) -> Iterator[tuple[Place, str]]:
     """Yields what is wrong with certificates and keys that are there."""
-    tls = settings.tls
-    if tls is not None:
-        fault = _tls_fault(server_context, tls.certificate, tls.key, tls.client_ca)
-        if fault:
-            yield ("tls",), fault
-    for index, endpoint in enumerate(settings.endpoints):
-        upstream = endpoint.upstream_tls
-        if upstream is not None:
-            fault = _tls_fault(client_context, upstream.ca, upstream.certificate, upstream.key)
+    listeners: list[tuple[Place, Tls | None]] = [(("tls",), settings.tls)]
+    if settings.grpc is not None:
+        listeners.append((("grpc", "tls"), settings.grpc.tls))
+    for place, tls in listeners:
+        if tls is not None:
+            fault = _tls_fault(server_context, tls.certificate, tls.key, tls.client_ca)
             if fault:
-                yield ("endpoints", index, "upstream_tls"), fault
+                yield place, fault
+    for index, endpoint in enumerate(settings.endpoints):
+        upstreams: list[tuple[Place, ClientTls | None]] = [
+            (("upstream_tls",), endpoint.upstream_tls)
+        ]
+        if endpoint.grpc is not None:
+            upstreams.append((("grpc", "upstream_tls"), endpoint.grpc.upstream_tls))
+        for place, upstream in upstreams:
+            if upstream is not None:
+                fault = _tls_fault(client_context, upstream.ca, upstream.certificate, upstream.key)
+                if fault:
+                    yield ("endpoints", index, *place), fault
 
 
 def _tls_fault(context: Callable[..., object], *files: Path | None) -> str:

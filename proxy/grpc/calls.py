@@ -12,6 +12,33 @@ from proxy.rules import NO_ROUTE, SYNTAX, Refusal
 SERVICE: Final = "/inference.GRPCInferenceService"
 STREAM: Final = f"{SERVICE}/ModelStreamInfer"
 
+METHODS: Final = tuple(
+    f"{SERVICE}/{method}"
+    for method in (
+        "CudaSharedMemoryRegister",
+        "CudaSharedMemoryStatus",
+        "CudaSharedMemoryUnregister",
+        "LogSettings",
+        "ModelConfig",
+        "ModelInfer",
+        "ModelMetadata",
+        "ModelReady",
+        "ModelStatistics",
+        "ModelStreamInfer",
+        "RepositoryIndex",
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
+        "ServerLive",
+        "ServerMetadata",
+        "ServerReady",
+        "SystemSharedMemoryRegister",
+        "SystemSharedMemoryStatus",
+        "SystemSharedMemoryUnregister",
+        "TraceSetting",
+    )
+)
+"""The service's methods, whether they pass or not: all others are unknown."""
+
 _NAMING: Final = frozenset(
     f"{SERVICE}/{method}"
     for method in ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata")
@@ -20,17 +47,11 @@ _NAMING: Final = frozenset(
 
 _MOST_FIELDS: Final = 1024
 _SEGMENT: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,128}")
-_METHOD: Final = re.compile(r"(?:/[A-Za-z0-9._-]{1,128}){2}")
 
 
 def names_model(method: str) -> bool:
     """Whether calls of this method are about a model."""
     return method in _NAMING
-
-
-def plain_target(method: str) -> str:
-    """A method as far as it can be shown: the client chose it."""
-    return method if _METHOD.fullmatch(method) else "/"
 
 
 def target_of(method: str, message: bytes) -> str:
@@ -43,7 +64,7 @@ def target_of(method: str, message: bytes) -> str:
         Refusal: SYNTAX if no name can be read; NO_ROUTE if it is none that an endpoint can have.
     """
     if method not in _NAMING:
-        return plain_target(method)
+        return method
     try:
         model, version = _names(message)
     except WireError as error:

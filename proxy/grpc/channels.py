@@ -29,6 +29,18 @@ from proxy.rules import (
 
 _FIRST_BACKOFF_MS: Final = 100
 _LAST_BACKOFF_MS: Final = 2000
+_LOCAL_CODES: Final = frozenset(
+    {
+        StatusCode.CANCELLED,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.INTERNAL,
+        StatusCode.RESOURCE_EXHAUSTED,
+        StatusCode.UNAVAILABLE,
+        StatusCode.UNKNOWN,
+    }
+)
+"""Statuses that gRPC itself makes, too."""
+
 _LOCAL: Final = re.compile(
     r"(?:ipv4|ipv6|unix|dns|vsock):|failed to connect|Stream removed|Socket closed|GOAWAY"
     r"|Connection re(?:set|fused)|recvmsg|RST_STREAM|CLIENT: |keepalive|transport"
@@ -199,7 +211,7 @@ class Channels:
         try:
             answer = await call
         except aio.AioRpcError as error:
-            return self._failed(server, error)
+            return self._failed(server, error, hurried=seconds is not None and seconds < most)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -214,8 +226,11 @@ class Channels:
             passed_on(await call.trailing_metadata()),
         )
 
-    def _failed(self, server: Server, error: aio.AioRpcError) -> Answer:
+    def _failed(self, server: Server, error: aio.AioRpcError, *, hurried: bool) -> Answer:
         """A status other than OK: the server's, to be passed on, or gRPC's own.
+
+        Args:
+            hurried: whether the deadline was the client's: missing it is no failure of the server.
 
         Raises:
             Refusal: if the server did not answer.
@@ -228,13 +243,14 @@ class Channels:
             passed_on(error.initial_metadata()),
             passed_on(error.trailing_metadata()),
         )
-        if answer.status >= 500:
-            server.failed()
-        else:
+        late = code is StatusCode.DEADLINE_EXCEEDED
+        if answer.status < 500 or code is StatusCode.UNIMPLEMENTED:
             server.failures = 0
-        if not _LOCAL.search(details):
+        elif not (late and hurried):
+            server.failed()
+        if code not in _LOCAL_CODES or not _LOCAL.search(details):
             return answer
-        if code is StatusCode.DEADLINE_EXCEEDED:
+        if late:
             raise Refusal(UPSTREAM_TIMEOUT, details)
         if code is StatusCode.UNAVAILABLE:
             raise Refusal(UPSTREAM_UNREACHABLE, details)

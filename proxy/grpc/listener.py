@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -16,10 +17,11 @@ from grpc import StatusCode, aio
 
 from proxy import protobuf
 from proxy.grpc.application import Application
-from proxy.grpc.calls import STREAM, names_model, plain_target, target_of
+from proxy.grpc.calls import METHODS, STREAM, names_model, target_of
 from proxy.grpc.exchange import Exchange, Outcome
 from proxy.grpc.limits import GrpcLimits
 from proxy.grpc.metadata import headers_of, timeout_line
+from proxy.grpc.server import Call, Server
 from proxy.grpc.tls import ServerTls
 from proxy.http.messages import Head, Peer, Reply
 from proxy.rules import (
@@ -36,6 +38,7 @@ _Context: TypeAlias = aio.ServicerContext[bytes, bytes]
 _HANDSHAKE_SECONDS: Final = 10
 _STRIKES: Final = 2  # pings that come too early, until the connection is cut
 _ADDRESSES: Final = 4096  # that are remembered, to save work
+_RESTART_SECONDS: Final = 1.0
 _LAST_RESORT: Final = Reply(503, b"internal fault")
 
 
@@ -53,7 +56,6 @@ class Listener:
 
     Attributes:
         port: the TCP port that is listened on, 0 before and on a unix socket.
-        calls: those under way.
         shed: calls refused because there were too many, in total.
     """
 
@@ -70,7 +72,6 @@ class Listener:
     ) -> None:
         self.application = application
         self.port = 0
-        self.calls = 0
         self.shed = 0
         self._target = target
         self._limits = limits or GrpcLimits()
@@ -79,7 +80,13 @@ class Listener:
         self._guarded = frozenset(guarded)
         self._reuse_port = reuse_port
         self._addresses: dict[str, str] = {}
-        self._server: aio.Server | None = None
+        self._server: Server | None = None
+        self._restarting: asyncio.Task[None] | None = None
+
+    @property
+    def calls(self) -> int:
+        """Those under way, from their begin until their answers were taken."""
+        return self._server.calls if self._server is not None else 0
 
     async def start(self) -> None:
         """Listens.
@@ -87,16 +94,17 @@ class Listener:
         Raises:
             OSError: if the address cannot be bound.
         """
-        server = aio.server(handlers=[_Handlers(self)], options=self._options())
-        try:
-            if self._tls is None:
-                self.port = server.add_insecure_port(self._target)
-            else:
-                self.port = server.add_secure_port(self._target, self._tls.credentials())
-        except RuntimeError as error:
-            raise OSError(f"{self._target}: {error}") from error
-        if self._target.startswith("unix:"):
-            self.port = 0
+        server = Server(METHODS, self._handler, self._options(), self._crashed)
+        target = self._target.encode()
+        if self._tls is None:
+            port = server.add_insecure_port(target)
+        else:
+            port = server.add_secure_port(target, self._tls.credentials())
+        if not port:
+            raise OSError(f"{self._target} cannot be listened on")
+        if not self._target.startswith("unix:"):
+            self.port = port
+            self._target = f"{self._target.rpartition(':')[0]}:{port}"
         await server.start()
         self._server = server
 
@@ -113,65 +121,86 @@ class Listener:
         """Accepts no more, lets what is under way be answered, and closes. What remains after
         ``seconds`` is cut off."""
         server, self._server = self._server, None
+        if self._restarting is not None:
+            self._restarting.cancel()
         if server is not None:
-            await server.stop(seconds)
+            await server.end(seconds)
 
     async def close(self) -> None:
         """Closes at once: whatever is under way is cancelled."""
         await self.drain(0)
 
-    # For the handlers:
+    def _crashed(self) -> None:
+        """gRPC's server has ended unasked."""
+        if self._server is not None:
+            self._report(RuntimeError("gRPC's server has ended: it is started anew"))
+            self._restarting = asyncio.get_running_loop().create_task(self._restart(self._server))
 
-    async def unary(self, method: str, context: _Context) -> bytes:
+    async def _restart(self, server: Server) -> None:
+        await server.end(None)
+        while True:
+            try:
+                return await self.start()
+            except OSError as error:
+                self._report(error)
+                await asyncio.sleep(_RESTART_SECONDS)
+
+    def _handler(self, call: Call) -> grpc.RpcMethodHandler:
+        if call.method == STREAM:
+            return grpc.stream_stream_rpc_method_handler(partial(self._stream, call))
+        return grpc.stream_unary_rpc_method_handler(partial(self._unary, call))
+
+    async def _unary(self, call: Call, _: Any, context: _Context) -> bytes:
         """Answers a call of one message."""
-        outcome = await self._once(method, context)
+        method = call.method
+        if self.calls > self._limits.calls:
+            self.shed += 1
+            outcome = self._refused(Refusal(OVERLOADED), method, None, context)
+        else:
+            outcome = await self._once(method, context)
+        call.answering(self._limits.send_seconds)
         if outcome.initial:
             await context.send_initial_metadata(outcome.initial)
         if outcome.code is not StatusCode.OK:
-            await context.abort(outcome.code, outcome.details, outcome.trailing)
+            await _end(context, outcome)
         context.set_trailing_metadata(outcome.trailing)
         return outcome.message
 
-    async def stream(self, context: _Context) -> AsyncIterator[bytes]:
+    async def _stream(self, call: Call, _: Any, context: _Context) -> AsyncIterator[bytes]:
         """Answers each message of a stream, one after the other, as if it were a call of its own.
 
         As Triton does it, what is wrong with one message is said in its answer, and the stream goes
         on: a status would end it, and the client would not know for which message.
         """
+        if self.calls > self._limits.calls:
+            self.shed += 1
+            await _end(context, self._refused(Refusal(OVERLOADED), STREAM, None, context))
         while True:
-            received = await self._message(context, self._limits.idle_seconds)
-            if received is None:
+            try:
+                async with asyncio.timeout(self._limits.idle_seconds):
+                    message = await context.read()
+            except TimeoutError:
+                late = Refusal(BODY_DEADLINE, "an idle stream")
+                await _end(context, self._refused(late, STREAM, None, context))
+            if type(message) is not bytes:
                 return
-            outcome = await self._counted(STREAM, received, context)
+            outcome = await self._answered(STREAM, message, context)
+            call.answering(self._limits.send_seconds)
             if outcome.code is StatusCode.OK:
                 yield protobuf.span(2, outcome.message)
             else:
                 yield protobuf.span(1, (outcome.details or outcome.code.name).encode())
+            call.taken()
 
     async def _once(self, method: str, context: _Context) -> Outcome:
-        received = await self._message(context, self._limits.message_seconds)
-        if received is None:
-            return self._refused(Refusal(SYNTAX, "no message"), method, None, context)
-        return await self._counted(method, received, context)
-
-    async def _message(self, context: _Context, seconds: float) -> bytes | None:
-        """The next message; None at the end, or if it takes too long."""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._limits.message_seconds):
                 message = await context.read()
         except TimeoutError:
-            await context.abort(StatusCode.DEADLINE_EXCEEDED, BODY_DEADLINE.message)
-        return message if type(message) is bytes else None
-
-    async def _counted(self, method: str, message: bytes, context: _Context) -> Outcome:
-        if self.calls >= self._limits.calls:
-            self.shed += 1
-            return self._refused(Refusal(OVERLOADED), method, None, context)
-        self.calls += 1
-        try:
-            return await self._answered(method, message, context)
-        finally:
-            self.calls -= 1
+            return self._refused(Refusal(BODY_DEADLINE), method, None, context)
+        if type(message) is not bytes:  # none, or one too large, which gRPC has refused itself
+            return self._refused(Refusal(SYNTAX, "no whole message"), method, None, context)
+        return await self._answered(method, message, context)
 
     async def _answered(self, method: str, message: bytes, context: _Context) -> Outcome:
         received = self._clock()
@@ -179,7 +208,7 @@ class Listener:
         try:
             peer = self._peer(context)
             headers = headers_of(context.invocation_metadata(), self._guarded)
-            head = Head("RPC", plain_target(method), headers, keep_alive=True)
+            head = Head("RPC", method, headers, keep_alive=True)
             head.target = target_of(method, message)
             remaining = context.time_remaining()
             if remaining is not None:
@@ -207,7 +236,7 @@ class Listener:
         application: Application | None = None,
     ) -> Outcome:
         """What never reached the application, or what it left open."""
-        head = head or Head("RPC", plain_target(method), {}, keep_alive=True)
+        head = head or Head("RPC", method, {}, keep_alive=True)
         try:
             reply = (application or self.application).refuse(
                 refusal, head, self._peer(context), self._clock()
@@ -266,37 +295,19 @@ class Listener:
         )
 
 
-class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC ships no types
-    """Every method there is, and is not: what passes, the application knows."""
+async def _end(context: _Context, outcome: Outcome) -> None:
+    """Ends a call with a status.
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._known: dict[str, Any] = {}
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The handler of a call."""
-        method = handler_call_details.method
-        handler = self._known.get(method)
-        if handler is None:
-            handler = self._made(method)
-            if names_model(method):
-                self._known[method] = handler
-        return handler
-
-    def _made(self, method: str) -> Any:
-        listener = self._listener
-        if method == STREAM:
-
-            async def stream(_: Any, context: _Context) -> AsyncIterator[bytes]:
-                async for message in listener.stream(context):
-                    yield message
-
-            return grpc.stream_stream_rpc_method_handler(stream)
-
-        async def unary(_: Any, context: _Context) -> bytes:
-            return await listener.unary(method, context)
-
-        return grpc.stream_unary_rpc_method_handler(unary)
+    Raises:
+        aio.AbortError: which gRPC expects.
+        CancelledError: if there is no call any more, or gRPC has ended it itself.
+    """
+    try:
+        await context.abort(outcome.code, outcome.details, outcome.trailing)
+    except aio.AbortError:
+        raise
+    except aio.BaseError as error:
+        raise asyncio.CancelledError from error
 
 
 def _check_size(message: bytes, limit: int) -> None:

@@ -312,6 +312,8 @@ class ServerConnection(asyncio.Protocol):
         self._current = self._drive = None
         if exchange is None or self._closed:
             return
+        if error is None and exchange.status and self._transport.is_closing():
+            return  # its answer was cut off, and the application knows
         if error is not None or not exchange.answered:
             self._settle(exchange, error or RuntimeError("the exchange ended without an answer"))
         if not exchange.keep_alive:

@@ -22,6 +22,9 @@ INLINE_BYTES: Final = 32 * 1024
 takes two milliseconds at most."""
 
 
+JSON_ACCEPTED: Final = frozenset({b"application/json", b"*/*"})
+"""``Codec.accepts`` where answers are JSON."""
+
 CHOOSES: Final = frozenset({"outputs"})
 """Options of a request by which a client says what is to be answered."""
 
@@ -163,6 +166,8 @@ class Codec(Protocol):
             go on with a body that was not understood and is let through all the same.
         forwarded: the same of further headers that every request of this protocol keeps. None
             chooses a model or a call, or frames a body.
+        accepts: values of Accept that lead to an answer that is understood. Where answers are read,
+            a client's other wishes are not passed on: none may choose not to be read.
     """
 
     name: str
@@ -171,6 +176,7 @@ class Codec(Protocol):
     inline_bytes: int
     framing: Sequence[tuple[bytes, bytes]]
     forwarded: Sequence[tuple[bytes, bytes]]
+    accepts: frozenset[bytes]
 
     def learn(self, body: bytes, width: int | None) -> Contract:
         """The contract that the answer to ``probe`` declares: an open one, held to ``width``,

@@ -5,7 +5,7 @@ where the rows and the answer are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, Final
 
@@ -46,7 +46,7 @@ class CustomJson(JsonCodec):
 
     Args:
         prefix: the path that infers, as clients write it.
-        contract, max_rows, max_bytes, max_response_bytes: see ``JsonCodec``.
+        contract, max_rows, max_bytes, max_response_bytes, names: see ``JsonCodec``.
         upstream_prefix: that path on the model server; the same if None.
         rows: JSONPath to the rows of a request: lists of numbers, or objects that name the inputs.
         single: whether the place holds one row, and not a list of rows. So it is with answers.
@@ -79,12 +79,14 @@ class CustomJson(JsonCodec):
         refusal: Mapping[str, Any] = _REFUSAL,
         health: str | None = None,
         reads: Collection[str] = (),
+        names: Sequence[str] = (),
     ) -> None:
         super().__init__(
             contract,
             max_rows=1 if single else max_rows,
             max_bytes=max_bytes,
             max_response_bytes=max_response_bytes,
+            names=names,
         )
         upstream = prefix if upstream_prefix is None else upstream_prefix
         for path in (prefix, upstream, health or "/", *reads):
@@ -205,10 +207,14 @@ class CustomJson(JsonCodec):
             raise Refusal(SYNTAX, "the configuration does not say where the answer is")
         value = document
         for step in steps:
-            try:
-                value = value[step]
-            except (KeyError, IndexError, TypeError):
-                raise Refusal(SYNTAX, f"there is no {shown(str(step))}") from None
+            there = (
+                type(value) is dict and step in value
+                if isinstance(step, str)
+                else type(value) is list and step < len(value)
+            )
+            if not there:
+                raise Refusal(SYNTAX, f"there is no {shown(str(step))}")
+            value = value[step]
         if self._single:
             reading = self._answers.rows("answer", [value])
         elif type(value) is dict:

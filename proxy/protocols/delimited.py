@@ -14,6 +14,9 @@ from proxy.rules import ROWS_PER_REQUEST, SHAPE, SYNTAX, Refusal
 # A quote that begins a cell, up to the one that ends it. Possessive: a long cell costs no stack.
 _QUOTED: Final = re.compile(r'"(?<![^,\n]")[^"]*+(?:""[^"]*+)*+"(?=,|\r?\n|\Z)')
 _OF_NUMBERS: Final = b"0123456789.eE+-,\n"
+# What some readers take for the end of a line, of the text or of nothing: all but tab, CR and LF.
+_CONTROLS: Final = bytes({*range(32), 127} - set(b"\t\r\n"))
+_WIDE_CONTROLS: Final = re.compile("[\x80-\x9f\u2028\u2029]")
 
 
 def read_delimited(
@@ -22,8 +25,8 @@ def read_delimited(
     """The lines of a CSV text, each as its cells; a header is a line like any other.
 
     Cells are separated by commas, lines by LF or CRLF; the last line may end in one. A cell with a
-    comma, a quote or a line's end in it stands in quotes, a quote in it is doubled. White space is
-    part of a cell.
+    comma, a quote or a LF in it stands in quotes, a quote in it is doubled. White space is part of
+    a cell.
 
     Args:
         max_rows: lines, at most, beside a header.
@@ -31,23 +34,32 @@ def read_delimited(
         header: whether the first line is one.
 
     Raises:
-        Refusal: SYNTAX for text that is not UTF-8, has a byte order mark, a NUL, an empty line, a
-            stray quote, a stray CR, or a cell of more than 128 KiB in text with quotes; SHAPE if
-            lines differ in their number of cells, or hold too many; ROWS_PER_REQUEST.
+        Refusal: SYNTAX for text that is not UTF-8, has a byte order mark, a control character or
+            a separator of lines (U+0085, U+2028, U+2029) but for tabs and ends of lines, an empty
+            line, a stray quote, a CR elsewhere than at the end of a line, or a cell of more than
+            128 KiB in text with quotes; SHAPE if lines differ in their number of cells, or hold
+            too many; ROWS_PER_REQUEST.
     """
     try:
         decoded = text.decode()
     except UnicodeDecodeError:
         raise Refusal(SYNTAX, "the CSV is not UTF-8") from None
-    if "\0" in decoded or decoded.startswith("\ufeff"):
-        raise Refusal(SYNTAX, "the CSV has a byte order mark or a NUL")
+    if decoded.startswith("\ufeff"):
+        raise Refusal(SYNTAX, "the CSV has a byte order mark")
+    if len(text.translate(None, _CONTROLS)) != len(text) or (
+        len(decoded) != len(text) and _WIDE_CONTROLS.search(decoded) is not None
+    ):
+        raise Refusal(SYNTAX, "the CSV has a control character or a separator of lines")
     # With the quoted cells taken out, every comma and every line's end is what it looks like.
     plain = _QUOTED.sub("q", decoded) if '"' in decoded else decoded
     if '"' in plain:
         raise Refusal(SYNTAX, "the CSV has a stray quote")
-    plain = plain.replace("\r\n", "\n").removesuffix("\n")
-    if "\r" in plain:
-        raise Refusal(SYNTAX, "the CSV has a CR without a LF")
+    ends = plain.count("\r\n") if "\r" in plain else 0
+    if "\r" in decoded and decoded.count("\r") != ends:
+        raise Refusal(SYNTAX, "the CSV has a CR elsewhere than at the end of a line")
+    if ends:
+        plain = plain.replace("\r\n", "\n")
+    plain = plain.removesuffix("\n")
     rows = plain.count("\n") + (not header)
     if rows > max_rows:
         raise _too_many(max_rows)

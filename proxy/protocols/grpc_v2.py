@@ -100,6 +100,7 @@ class GrpcV2:
     name = "grpc"
     inline_bytes = INLINE_BYTES
     framing: Sequence[tuple[bytes, bytes]] = ()
+    accepts: frozenset[bytes] = frozenset()
     forwarded: Sequence[tuple[bytes, bytes]] = ((b"grpc-timeout", b"grpc-timeout: %b\r\n"),)
 
     def __init__(

@@ -110,12 +110,12 @@ class Invocations(JsonCodec):
             max_rows=max_rows,
             max_bytes=max_bytes,
             max_response_bytes=max_response_bytes,
+            names=names,
         )
         own = {"/ping": Call.HEALTH, "/health": Call.HEALTH, "/version": Call.METADATA}
         self._paths = Paths(prefix, upstream_prefix, own=own)
         self.probe: Route | None = self._paths.ping
         self._parameters = frozenset(parameters)
-        self._names = names
 
     def learn(self, body: bytes, width: int | None) -> Contract:
         """What is known of a model that declares nothing: the names of its features, or how many
@@ -210,7 +210,6 @@ class Invocations(JsonCodec):
             if reading.form is not Form.RECORDS:
                 raise Refusal(SYNTAX, f"{key} is not a list of objects")
             key = _SPLIT
-        self._check_order(reading.tensors)
         # The server makes one array of a table: words among numbers would make words of them all.
         if reading.form is Form.TABLE and (
             reading.missing or any(one.dtype.kind not in "if" for one in reading.tensors.values())
@@ -258,18 +257,7 @@ class Invocations(JsonCodec):
                 raise Refusal(SHAPE, "a row has not as many elements as there are columns")
             columns = dict(zip(names, map(list, zip(*data, strict=True)), strict=True))
             reading = self._tensors.columns(_SPLIT, columns, booleans=booleans)
-            self._check_order(reading.tensors)
         return self._request(reading, _options(_SPLIT, reading.form)), len(value)
-
-    def _check_order(self, names: Collection[str]) -> None:
-        """Refuses names that say in which order a model takes the features that are scored, if it
-        is not known here: such models sort them by name, whatever the order that they come in.
-
-        Raises:
-            Refusal: TENSOR_NAME.
-        """
-        if self._held.open and self._held.width is not None and len(names) > 1:
-            raise Refusal(TENSOR_NAME, "the contract does not say in which order the columns are")
 
     def _csv(self, body: bytes) -> InferRequest:
         """A data frame in CSV: forwarded as JSON, in which a number is what it was scored as."""
@@ -296,8 +284,9 @@ class Invocations(JsonCodec):
         if plain is not None:
             return InferRequest(*plain, len(rows), options)
         check_names("the CSV", names)
-        self._check_order(names)
         columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        if held.open and held.width is not None and len(names) > 1:
+            columns = {name: columns[name] for name in self._in_order(names)}
         return read_frame(held, columns, len(rows), cells=numbers is None, options=options)
 
     def _check_params(self, params: Any) -> int:

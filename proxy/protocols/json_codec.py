@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final, Self
 
@@ -14,6 +14,7 @@ import orjson
 
 from proxy.protocols.base import (
     INLINE_BYTES,
+    JSON_ACCEPTED,
     Headers,
     InferRequest,
     InferResponse,
@@ -26,13 +27,15 @@ from proxy.protocols.json_tensors import JsonTensors, Reading
 from proxy.protocols.nested import json_bounds, json_cheap
 from proxy.protocols.rows import MISSING, most_rows, other_rows, scored_rows
 from proxy.protocols.strict_json import check_bounds, loads, strict_json
-from proxy.protocols.v2_messages import MAX_TENSORS
+from proxy.protocols.tensors import Tensor
+from proxy.protocols.v2_messages import MAX_TENSORS, shown
 from proxy.rules import (
     BODY_TOO_LARGE,
     CONTRACT_UNKNOWN,
     MEDIA_TYPE,
     SHAPE,
     SYNTAX,
+    TENSOR_NAME,
     UPSTREAM_INVALID,
     Refusal,
 )
@@ -51,11 +54,14 @@ class JsonCodec(ABC):
         max_rows: rows of one request.
         max_bytes: bytes of one request body, decompressed.
         max_response_bytes: bytes of one answer that is to be read.
+        names: of the features, where something such as a bundle says so. Where the contract
+            declares no inputs, a request may give its numbers by these names, in any order.
     """
 
     inline_bytes = INLINE_BYTES
     framing: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"content-type: %b\r\n"),)
     forwarded: Sequence[tuple[bytes, bytes]] = ()
+    accepts = JSON_ACCEPTED
     b64: ClassVar[bool] = False
     """Whether ``{"b64": "..."}`` stands for bytes."""
 
@@ -66,7 +72,9 @@ class JsonCodec(ABC):
         max_rows: int = 256,
         max_bytes: int = 10 * 2**20,
         max_response_bytes: int = 10 * 2**20,
+        names: Sequence[str] = (),
     ) -> None:
+        self._names = names
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._max_response_bytes = max_response_bytes
@@ -159,18 +167,52 @@ class JsonCodec(ABC):
         """A request of what was read of it.
 
         Raises:
-            Refusal: SHAPE or VALUE.
+            Refusal: TENSOR_NAME, SHAPE or VALUE.
         """
         tensors, n = reading.tensors, reading.n
-        if len(tensors) > 1 and self._order:
+        held = self._held
+        width = held.width
+        if held.open and width is not None:
+            tensors = self._undeclared(tensors)
+        elif len(tensors) > 1 and self._order:
             tensors = {name: tensors[name] for name in self._order if name in tensors}
         if reading.missing:
             options = {**options, MISSING: reading.missing}
-        rows = scored_rows(tensors, n, self._held)
-        width = self._held.width
+        rows = scored_rows(tensors, n, held)
         if rows.shape[1] != width and width is not None:
             raise Refusal(SHAPE, f"a row has {width} features")
         return InferRequest(tensors, rows, n, options)
+
+    def _undeclared(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a request whose contract declares none, as they are to be scored.
+
+        A model takes them by their names or in an order of its own. If what is scored were theirs
+        in the order sent, or a part of what it reads, numbers as text among it, the choice would
+        be the client's.
+
+        Raises:
+            Refusal: TENSOR_NAME if they are neither one tensor of numbers nor the features by name.
+        """
+        if len(tensors) > 1:
+            tensors = {name: tensors[name] for name in self._in_order(tensors)}
+        if any(tensor.dtype.hasobject for tensor in tensors.values()):
+            raise Refusal(TENSOR_NAME, "no inputs are declared: texts are not taken for numbers")
+        return tensors
+
+    def _in_order(self, names: Collection[str]) -> Sequence[str]:
+        """The names of a request's several inputs in the order of the features.
+
+        Raises:
+            Refusal: TENSOR_NAME if they are not those of the features.
+        """
+        if not self._names:
+            raise Refusal(TENSOR_NAME, "no inputs are declared: send one tensor of numbers")
+        for name in self._names:
+            if name not in names:
+                raise Refusal(TENSOR_NAME, f"{shown(name)} is missing")
+        if len(names) > len(self._names):
+            raise Refusal(TENSOR_NAME, shown(min(set(names) - set(self._names))))
+        return self._names
 
 
 def dumps(document: Any) -> bytes:

@@ -27,8 +27,8 @@ def read_rows(
 ) -> tuple[Reading, Mapping[str, Any]]:
     """The rows of a document, and the options to write it again.
 
-    A list that is nested one level less than the contract's tensor is a single row; where nothing
-    is declared, a list without lists is.
+    A list that is nested one level less than the contract's tensor is a single row; where no input
+    but the number of features is known, a list without lists is.
 
     Args:
         keys: those of which one may hold the rows.
@@ -76,7 +76,8 @@ def write_rows(request: InferRequest) -> Any:
 
 def _rank(contract: Contract) -> int:
     """Dimensions of the list of rows: 0 if it always stands for itself."""
-    if not contract.batched:
+    # Where nothing says what a row is, each element may be one: that is what it is charged as.
+    if not contract.batched or (contract.open and contract.width is None):
         return 0
     if contract.open or contract.columns or len(contract.inputs) > 1:
         return 2

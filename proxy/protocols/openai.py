@@ -19,6 +19,7 @@ import orjson
 
 from proxy.protocols import openai_embeddings
 from proxy.protocols.base import (
+    JSON_ACCEPTED,
     Headers,
     Holds,
     InferRequest,
@@ -107,6 +108,7 @@ class OpenAI:
     name = "openai"
     inline_bytes = _INLINE_BYTES
     framing: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"content-type: %b\r\n"),)
+    accepts = JSON_ACCEPTED
     forwarded: Sequence[tuple[bytes, bytes]] = (
         (b"openai-organization", b"openai-organization: %b\r\n"),
         (b"openai-project", b"openai-project: %b\r\n"),

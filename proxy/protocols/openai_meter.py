@@ -1,9 +1,9 @@
 """What an answer of OpenAI's API cost in tokens, read off while it streams by.
 
 The server's own count is in ``usage.total_tokens``: of the whole answer, or of an event of its
-stream, mostly the last. Where there is none, or a stream is broken off before it, what came is
-estimated: a token for each event with text, and for every 4 characters of it. Memory is bounded
-whatever comes.
+stream, mostly the last. Where there is none, or an absurd one, or a stream is broken off before it,
+what came is estimated: a token for each event with text, and for every 4 characters of it. Memory
+is bounded whatever comes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ CHARACTERS: Final = 4
 """Characters of a token, where tokens have to be estimated."""
 
 _TOTAL: Final = re.compile(
-    rb'"total_tokens"[ \t\r\n]{0,16}:[ \t\r\n]{0,16}([1-9][0-9]{0,14})[^0-9.]'
+    rb'"total_tokens"[ \t\r\n]{0,16}:[ \t\r\n]{0,16}([1-9][0-9]{0,9})[^0-9.eE]'
 )
+_MOST: Final = 10**9  # tokens: what claims more is not believed, for it is charged
 _CARRIED: Final = 64  # bytes: no match of the above is longer than one more than this
 _LONGEST: Final = 64 * 1024  # bytes of a line that is understood
 
@@ -78,7 +79,8 @@ class _Body:
         text = self._tail + piece
         # In valid JSON these bytes are a key, wherever they stand: a quote in a string is escaped.
         for match in _TOTAL.finditer(text):
-            self._total = max(self._total, int(match[1]))
+            if (total := int(match[1])) <= _MOST:
+                self._total = max(self._total, total)
         self._tail = text[-_CARRIED:]
 
     def tokens(self, prompt: int) -> int:
@@ -147,7 +149,7 @@ class _Events:
             self._text += sum(map(_tokens, choices))
         usage = event.get("usage")
         total = usage.get("total_tokens") if type(usage) is dict else None
-        if type(total) is int and total > 0:
+        if type(total) is int and 0 < total <= _MOST:
             # It counts all that came before it.
             self._total, self._text, self._odd = max(self._total, total), 0, 0
 

@@ -254,6 +254,9 @@ class Reader:
         asked = [count for count in counts if _is_count(count)]
         if not asked:
             raise Refusal(VALUE, f"say max_tokens: at most {self.max_tokens} in all")
+        # Some servers take none for no limit.
+        if min(asked) < 1:
+            raise Refusal(VALUE, "max_tokens is at least 1")
         if max(asked) * volume.items > (self.max_tokens or 0):
             raise Refusal(VALUE, f"max_tokens over all answers is at most {self.max_tokens}")
 

@@ -120,12 +120,14 @@ class SageMaker(JsonCodec):
         max_rows: rows of one request.
         max_bytes: bytes of one request body, decompressed.
         max_response_bytes: bytes of one answer that is to be read.
+        names: see ``JsonCodec``.
 
     Raises:
         ValueError: if a prefix is not such a path.
     """
 
     name = "sagemaker"
+    accepts = frozenset({*_MEDIA, b"*/*"})
 
     def __init__(
         self,
@@ -137,6 +139,7 @@ class SageMaker(JsonCodec):
         max_bytes: int = 10 * 2**20,
         max_response_bytes: int = 10 * 2**20,
         parameters: Sequence[str] = (),
+        names: Sequence[str] = (),
     ) -> None:
         if parameters:
             raise ValueError("SageMaker's containers have no parameters: remove them")
@@ -149,6 +152,7 @@ class SageMaker(JsonCodec):
             max_rows=max_rows,
             max_bytes=max_bytes,
             max_response_bytes=max_response_bytes,
+            names=names,
         )
 
     def route(self, method: str, target: str) -> Route:
@@ -314,6 +318,9 @@ class SageMaker(JsonCodec):
             lines = read_delimited(body, max_rows=rows, max_cells=most)
         if len(lines[0]) != len(names):
             raise Refusal(SHAPE, f"a line of the CSV has {len(names)} cells")
+        # Containers that split a text at its line ends would find more rows in it.
+        if cells and body.removesuffix(b"\n").count(b"\n") >= len(lines):
+            raise Refusal(SYNTAX, "a cell of the CSV has the end of a line in it: send JSON")
         columns = dict(zip(names, zip(*lines, strict=True), strict=True))
         options = {"media": _CSV, "frame": True}
         return read_frame(held, columns, len(lines), cells=cells, options=options)
@@ -366,22 +373,24 @@ def _media(value: bytes | None) -> str:
 
 
 def _write_cells(request: InferRequest) -> bytes:
-    """A data frame as CSV without a header; "" where an element is missing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    """A data frame as CSV without a header, its texts in quotes; nothing where an element is
+    missing."""
     masks = request.options.get(MISSING, {})
     columns = [
         [_cell(value) for value in column_values(tensor, masks.get(name))]
         for name, tensor in request.tensors.items()
     ]
-    writer.writerows(zip(*columns, strict=True))
-    return text.getvalue().removesuffix("\n").encode()
+    # Of a single column that is missing an empty line would be left, which readers skip.
+    return "\n".join([",".join(row) or '""' for row in zip(*columns, strict=True)]).encode()
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any) -> str:
+    if type(value) is str:
+        doubled = value.replace('"', '""')
+        return f'"{doubled}"'
     if value is None:
         return ""
-    return ("true" if value else "false") if type(value) is bool else value
+    return ("true" if value else "false") if type(value) is bool else repr(value)
 
 
 def _labels(tensor: Tensor) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -73,6 +73,7 @@ class TorchServe(JsonCodec):
         max_bytes: bytes of one request body, decompressed.
         max_response_bytes: bytes of one answer that is to be read.
         image: the fields of an ``ImageSpec``; None: images are refused.
+        names: see ``JsonCodec``.
 
     Raises:
         ValueError: if a prefix is not such a path, if contract and image differ in their features,
@@ -91,6 +92,7 @@ class TorchServe(JsonCodec):
         max_bytes: int = 10 * 2**20,
         max_response_bytes: int = 10 * 2**20,
         image: Mapping[str, Any] | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         try:
             self._images = None if image is None else ImageReader(ImageSpec(**image))
@@ -106,6 +108,7 @@ class TorchServe(JsonCodec):
             max_rows=max_rows,
             max_bytes=max_bytes,
             max_response_bytes=max_response_bytes,
+            names=names,
         )
 
     def _bind(self, contract: Contract | None) -> None:

@@ -4,7 +4,7 @@ TensorFlow's examples. https://www.tensorflow.org/tfx/serving/api_rest
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -43,7 +43,7 @@ class V1(JsonCodec):
     Args:
         prefix: the model's path as clients write it, ``[/BASE]/v1/models/MODEL``, or that of one
             of its versions or labels.
-        contract, max_rows, max_bytes, max_response_bytes: see ``JsonCodec``.
+        contract, max_rows, max_bytes, max_response_bytes, names: see ``JsonCodec``.
         upstream_prefix: the model's path on the model server; the same if None.
         calls: those that pass, of ``predict``, ``classify`` and ``regress``.
         signatures: values of ``signature_name`` that pass.
@@ -68,12 +68,14 @@ class V1(JsonCodec):
         calls: Collection[str] = ("predict",),
         signatures: Collection[str] = ("serving_default",),
         server: Literal["kserve", "tensorflow"] = "kserve",
+        names: Sequence[str] = (),
     ) -> None:
         super().__init__(
             contract,
             max_rows=max_rows,
             max_bytes=max_bytes,
             max_response_bytes=max_response_bytes,
+            names=names,
         )
         self._paths = Paths(prefix, upstream_prefix, calls)
         self._signatures = frozenset(signatures)

@@ -12,6 +12,7 @@ import orjson
 
 from proxy.protocols.base import (
     INLINE_BYTES,
+    JSON_ACCEPTED,
     Headers,
     InferRequest,
     InferResponse,
@@ -86,6 +87,7 @@ class V2:
         (b"inference-header-content-length", b"inference-header-content-length: %b\r\n"),
     )
     forwarded: Sequence[tuple[bytes, bytes]] = ()
+    accepts = JSON_ACCEPTED
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -15,7 +16,7 @@ from pydantic import (
 )
 
 from proxy.protocols.columns import columns_contract
-from proxy.protocols.contract import ContractError
+from proxy.protocols.contract import Contract, ContractError
 from proxy.settings.section import Faults, Section
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -60,6 +61,16 @@ class DeclaredColumns(Section):
     columns: tuple[Column, ...] = Field(min_length=1, max_length=4096)
     """The columns, in the order in which their features are scored. Requests may have another:
     they are forwarded in this one."""
+
+    def declared(self, width: int | None = None, names: Sequence[str] | None = None) -> Contract:
+        """What is stated, of so many features, with these names where they are known.
+
+        Raises:
+            ContractError: if they are others.
+        """
+        return columns_contract(
+            [column.model_dump() for column in self.columns], width=width, names=names
+        )
 
     @model_validator(mode="after")
     def _check(self) -> DeclaredColumns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from proxy.protocols import contract as protocols
 from proxy.settings.columns import DeclaredColumns
 from proxy.settings.fields import Seconds
 from proxy.settings.section import Faults, Section
@@ -72,6 +74,30 @@ class DeclaredContract(Section):
 
     inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=64)
     """The model's input tensors, in the order in which their features are scored."""
+
+    def declared(
+        self, width: int | None = None, names: Sequence[str] | None = None
+    ) -> protocols.Contract:
+        """What is stated, of so many features, where that is known.
+
+        Args:
+            names: of the features: tensors do not name them.
+
+        Raises:
+            ContractError: if they are others.
+        """
+        del names
+        tensors = [
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": tensor.shape,
+                "minimum": tensor.min,
+                "maximum": tensor.max,
+            }
+            for tensor in self.inputs
+        ]
+        return protocols.Contract.from_config(tensors, width=width)
 
     @model_validator(mode="after")
     def _check(self) -> DeclaredContract:

@@ -30,7 +30,7 @@ from proxy.settings.fields import (
 )
 from proxy.settings.grpc import EndpointGrpc
 from proxy.settings.limits import Limits, Quota, Timeouts
-from proxy.settings.protocols import V2, Auto, OpenAI, Protocol
+from proxy.settings.protocols import V2, Auto, CustomJson, OpenAI, Protocol
 from proxy.settings.section import Faults, Section
 from proxy.settings.switches import RuleSwitch, known_rules
 
@@ -208,7 +208,25 @@ class Endpoint(Section):
                 # A protocol that takes any path has another fault to find.
                 faults.add(str(error), "protocol" if self.protocol.name == "json" else key)
                 return
-        if self.grpc is None or self.grpc.model is not None:
+        self._check_contract(faults)
+        self._check_grpc(faults)
+
+    def _check_contract(self, faults: Faults) -> None:
+        if isinstance(self.contract, LearntContract):
+            return
+        try:
+            contract = self.contract.declared()
+            for one in self.spoken:
+                codec(one, contract, Bounds())
+        except ValueError as error:  # ContractError among them
+            faults.add(str(error), "contract")
+
+    def _check_grpc(self, faults: Faults) -> None:
+        if self.grpc is None:
+            return
+        if isinstance(self.protocol, OpenAI) or getattr(self.protocol, "image", None) is not None:
+            faults.add("gRPC asks about tensors, and this endpoint about something else", "grpc")
+        if self.grpc.model is not None:
             return
         if self.grpc_match is None:
             faults.add(
@@ -224,15 +242,16 @@ class Endpoint(Section):
             )
 
     def _check_upstream(self, faults: Faults) -> None:
-        if not self.upstream and "protocol" in self.model_fields_set:
-            faults.add(
-                "without an upstream the model is not asked over HTTP: it would do nothing",
-                "protocol",
-            )
+        for key in ("protocol", "upstream_path", "upstream_tls"):
+            if not self.upstream and key in self.model_fields_set:
+                faults.add(
+                    "without an upstream the model is not asked over HTTP: it would do nothing", key
+                )
         for index, origin in enumerate(self.upstream):
             if origin in self.upstream[:index]:
                 faults.add(f"the upstream {origin} is listed twice", "upstream", index)
-        if self.upstream_tls is not None and not any(origin.tls for origin in self.upstream):
+        secured = any(origin.tls for origin in self.upstream)
+        if self.upstream and self.upstream_tls is not None and not secured:
             faults.add("no upstream is https://: it would do nothing", "upstream_tls")
 
     def _check_scoring(self, faults: Faults) -> None:
@@ -240,6 +259,13 @@ class Endpoint(Section):
             faults.add("each step comes once, in the order shape, throttle, block", "on_pattern")
         if self.shaping.mode == "label" and self.answer.kind == "values":
             faults.add("values have no label: choose another mode", "shaping", "mode")
+        if isinstance(self.protocol, CustomJson) and self.protocol.answer is None:
+            for key, read in (
+                ("capture", self.capture is not None),
+                ("shaping", self.shaping.when == "always"),
+            ):
+                if read:
+                    faults.add("say protocol.answer: where answers hold what the model says", key)
         if self.bundle is not None:
             return
         if "shaping" in self.model_fields_set and self.shaping.when == "pattern":

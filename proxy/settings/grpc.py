@@ -60,16 +60,22 @@ class Grpc(Section):
     """Where they connect: host:port, or unix:/path."""
     tls: Tls | None = None
     """TLS for them; none: plain HTTP/2."""
-    message_bytes: Annotated[Bytes, Field(ge=1024, le=2**31 - 1)] = 16 * 2**20
-    """The size of a message, either way. An endpoint's ``body_bytes`` holds as well."""
+    message_bytes: Annotated[Bytes, Field(ge=1024, le=2**31 - 1)] = 4 * 2**20
+    """The size of a message, either way. An endpoint's ``body_bytes`` holds as well. Times
+    ``calls``, it is what clients can take of memory."""
+    message_seconds: Seconds = 10.0
+    """How long a client may take to send a message."""
+    send_seconds: Seconds = 30.0
+    """How long a client may take to receive an answer."""
     metadata_bytes: Annotated[Bytes, Field(ge=1024, le=2**20)] = 16 * 2**10
     """The size of a call's metadata."""
     connections: Annotated[int, Field(gt=0, le=1_000_000)] = 1024
     """Client connections at once; beyond it, a connection is closed as it is accepted."""
-    streams: Annotated[int, Field(gt=0, le=100_000)] = 128
+    streams: Annotated[int, Field(gt=0, le=100_000)] = 32
     """Calls at once on one connection; beyond it, the client waits."""
-    calls: Annotated[int, Field(gt=0, le=1_000_000)] = 1024
-    """Calls at once, over all connections; beyond it, they end with RESOURCE_EXHAUSTED."""
+    calls: Annotated[int, Field(gt=0, le=1_000_000)] = 256
+    """Calls at once, over all connections, from their begin until their answers were taken; beyond
+    it, they end with UNAVAILABLE. A stream is one call."""
     idle_seconds: Seconds = 300.0
     """How long a connection may rest without calls."""
     age_seconds: Seconds = 3600.0

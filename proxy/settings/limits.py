@@ -30,7 +30,7 @@ class Timeouts(Section):
         faults = Faults()
         if self.response_seconds > self.total_seconds:
             faults.add(
-                f"{self.response_seconds:g} s can never pass: total_seconds is "
+                f"response_seconds ({self.response_seconds:g}) can never pass: total_seconds is "
                 f"{self.total_seconds:g}",
                 "response_seconds"
                 if "response_seconds" in self.model_fields_set

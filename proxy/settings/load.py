@@ -153,6 +153,9 @@ def _complain_at(document: Document, place: Place, message: str) -> None:
 
 
 def _message(error: ErrorDetails) -> str:
+    if error["type"] == "too_short":
+        least = error["ctx"]["min_length"]
+        return f"must hold at least {least} item{'s' if least != 1 else ''}"
     message = error["msg"].removeprefix("Value error, ")
     for theirs, ours in (
         ("Input should be ", "must be "),

@@ -6,7 +6,7 @@ declarations.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -33,6 +33,8 @@ HeaderName = Annotated[
     AfterValidator(str.lower),
 ]
 Kind = Literal["mtls", "api_key", "ip"]
+
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to be recognised, not bound
 
 
 class Admin(Section):
@@ -226,16 +228,14 @@ class Settings(Section):
         return self
 
     def _check_listeners(self, faults: Faults) -> None:
-        if self.listen == self.admin.listen and (self.listen.path or self.listen.port):
+        if _collide(self.listen, self.admin.listen):
             faults.add(f"clients and admin cannot share {self.listen}", "admin", "listen")
         if self.tls is not None and self.listen.path:
             faults.add("TLS is not offered on a unix socket", "tls")
         self._check_clear(faults, self.listen, self.tls, "tls")
         if self.grpc is None:
             return
-        if self.grpc.listen in (self.listen, self.admin.listen) and (
-            self.grpc.listen.path or self.grpc.listen.port
-        ):
+        if any(_collide(self.grpc.listen, taken) for taken in (self.listen, self.admin.listen)):
             faults.add(f"{self.grpc.listen} is taken by another listener", "grpc", "listen")
         if self.grpc.tls is not None and self.grpc.listen.path:
             faults.add("TLS is not offered on a unix socket", "grpc", "tls")
@@ -290,3 +290,12 @@ class Settings(Section):
                         "every start",
                         *("endpoints", index, "rules", rule, "exclude", entry, "client"),
                     )
+
+
+def _collide(one: Address, other: Address) -> bool:
+    """Whether two listeners cannot both have their address."""
+    if one.path or other.path or not one.port:
+        return bool(one.path) and one == other
+    return one.port == other.port and (
+        one.host == other.host or not _EVERYWHERE.isdisjoint((one.host, other.host))
+    )

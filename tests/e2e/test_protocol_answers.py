@@ -91,3 +91,18 @@ def test_the_model_is_asked_again_in_the_same_words(case, ask, judged):
     assert np.array_equal(first, doubtful)
     assert again.shape == (4, FEATURES)
     assert (again != doubtful).any() and np.abs(again - doubtful).max() < 16
+
+
+@EVERY
+def test_no_wish_of_a_client_keeps_its_answer_from_being_judged(case, guard, model, judged):
+    model.case, model.lies, model.rows = case, False, []
+    wishes = []
+    before, model.body = model.body, lambda seen: wishes.append(seen.get("accept")) or before(seen)
+    try:
+        for wish in ("application/x-npz", "application/json"):
+            request = case.request(case.write(judged["plain"][:1]), Accept=wish)
+            with Session(guard.address) as session:
+                assert session.exchange(request).status == 200
+    finally:
+        model.body = before
+    assert wishes == [[], ["application/json"]]

@@ -53,29 +53,20 @@ def test_without_a_bundle_nothing_is_judged():
     assert (one.judge, one.opinions, one.capture, one.always_shaped) == (None, None, None, False)
 
 
-@pytest.mark.parametrize(
-    ("keys", "patterns", "word"),
-    [
-        ({"capture": {}}, None, "captured"),
-        ({"shaping": {"when": "always"}}, None, "shaped"),
-        ({}, object(), "shaped"),
-    ],
-)
-def test_of_custom_json_it_must_be_known_where_an_answer_is(keys, patterns, word):
-    one = bundle()
-    one.patterns = patterns
-
-    def made(**told):
-        protocol = {"name": "json", "rows": "$.input", **told}
+def test_of_custom_json_it_must_be_known_where_an_answer_is():
+    def made(patterns, **keys):
+        one = bundle()
+        one.patterns = patterns
+        protocol = {"name": "json", "rows": "$.input", **keys.pop("told", {})}
         given = endpoint(match="/predict", protocol=protocol, bundle="m.bundle", **keys)
         return answering(given, one, secret=SECRET)
 
-    with pytest.raises(ValueError, match=f"protocol.answer: answers are to be {word}"):
-        made()
-    assert made(answer="$.output")
-    keys = {"on_pattern": ["block"]}
-    if patterns:
-        assert made(), "nothing reads an answer"
+    with pytest.raises(ValueError, match=r"protocol\.answer: .* judged or shaped"):
+        made(object())
+    assert made(object(), told={"answer": "$.output"})
+    assert made(object(), on_pattern=["block"]) and made(None), "nothing reads an answer"
+    with pytest.raises(ValidationError, match=r"protocol\.answer"):
+        made(None, capture={})
 
 
 def test_what_is_configured_arrives():

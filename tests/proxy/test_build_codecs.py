@@ -187,3 +187,22 @@ async def test_only_by_grpc(settings, shared):
     [endpoint] = build(given, shared, {}).pipeline.endpoints
     [binding] = endpoint.bindings
     assert (binding.rpc, binding.match) == (True, "/inference.GRPCInferenceService/named")
+
+
+def test_what_another_protocol_taught_is_forgotten_at_a_reload(settings, shared):
+    text = """
+        endpoints:
+          - name: m
+            match: /v1/models/m
+            upstream: "http://127.0.0.1:1"
+            protocol: {{name: v1, server: {server}}}
+            mode: {mode}
+    """
+    first = build(settings(text.format(server="kserve", mode="enforce")), shared, {})
+    [binding] = first.pipeline.endpoints[0].bindings
+    binding.codec = binding.codec.with_contract(Contract(width=4))
+    same = build(settings(text.format(server="kserve", mode="monitor")), shared, {}, first)
+    assert same.pipeline.endpoints[0].contract == Contract(width=4)
+    other = build(settings(text.format(server="tensorflow", mode="enforce")), shared, {}, first)
+    assert other.pipeline.endpoints[0].contract is None
+    assert other.pipeline.endpoints[0].pools == first.pipeline.endpoints[0].pools

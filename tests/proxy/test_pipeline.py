@@ -983,3 +983,24 @@ async def test_who_leaves_first_was_answered_nothing(world):
     with pytest.raises(asyncio.CancelledError):
         await one.pipeline.handle(exchange)
     assert one.record.status == 0
+
+
+@pytest.mark.parametrize(
+    ("accept", "reads", "mode", "passed"),
+    [
+        (b"application/json", True, "enforce", True),
+        (b"Application/JSON ", True, "enforce", True),
+        (b"*/*", True, "enforce", True),
+        (b"application/x-npz", True, "enforce", False),
+        (b"application/json, application/x-npz", True, "enforce", False),
+        (b"application/x-npz", True, "monitor", True),
+        (b"application/x-npz", False, "enforce", True),
+    ],
+)
+async def test_no_client_may_choose_an_answer_that_cannot_be_read(
+    world, accept, reads, mode, passed
+):
+    one = world(judged=reads, mode=Mode(mode))
+    one.pool.body = label_of(1)
+    await one.ask(HONEST, accept=accept)
+    assert (b"accept: " + accept in one.pool.sent[0].headers) is passed

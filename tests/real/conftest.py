@@ -65,11 +65,9 @@ def linear_bundle(tmp_path_factory):
     """A bundle for the linear model: honest rows are standard normal."""
     folder = tmp_path_factory.mktemp("linear")
     rows = np.random.default_rng(31).normal(size=(2000, len(COLUMNS)))
-    np.savetxt(
-        folder / "honest.csv", rows, "%.6f", delimiter=",", header=",".join(COLUMNS), comments=""
-    )
+    np.save(folder / "honest.npy", rows)
     bundle = folder / "linear.bundle"
-    fit = ["fit", "--data", str(folder / "honest.csv"), "--out", str(bundle), "--json"]
+    fit = ["fit", "--data", str(folder / "honest.npy"), "--out", str(bundle), "--json"]
     fit += ["--no-patterns", "--no-agreement", "--detectors", "mahalanobis"]
     subprocess.run(
         [*BARTIZAN, *fit, "--false-positive-budget", "0.02"],

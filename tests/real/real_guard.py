@@ -83,7 +83,8 @@ class Guarded:
             return self.grpc_port if through else self.server.grpc_port
         return self.gateway.port if through else self.server.port
 
-    def requests(self, endpoint=None):
-        """How many requests of an endpoint, or of any or none, have been decided."""
+    def refused(self, endpoint=None):
+        """How many requests of an endpoint, or of any or none, have been refused."""
         labels = {} if endpoint is None else {"endpoint": endpoint}
-        return self.gateway.metric("bartizan_requests_total", **labels)
+        decided = self.gateway.metric("bartizan_requests_total", **labels)
+        return decided - self.gateway.metric("bartizan_requests_total", enforced="allow", **labels)

@@ -84,11 +84,11 @@ class Pair:
     def test_a_block(self, driver, guarded, observe, request):
         program = driver(self.environment, self.program)
         assert "exception" not in self.direct(program, guarded, OUTLIER)
-        before = guarded.requests(f"{self.way}-linear")
+        before = guarded.refused(f"{self.way}-linear")
         answer = self.ask(program, guarded, OUTLIER)
         assert (answer["exception"], answer["status"]) == self.blocked, answer
         assert "request refused" in answer["message"] or self.wordless, answer
-        attempts = guarded.requests(f"{self.way}-linear") - before
+        attempts = guarded.refused(f"{self.way}-linear") - before
         assert attempts == 1  # a block is final: no client tries again
         self._observe(observe, guarded, request, block=said(answer), block_attempts=int(attempts))
 
@@ -96,11 +96,11 @@ class Pair:
         program = driver(self.environment, self.program)
         question = self.questions()[0][:1]  # one row, or one character
         self.ask(program, guarded, question, "limited")
-        before = guarded.requests(f"{self.way}-limited")
+        before = guarded.refused(f"{self.way}-limited")
         answer = self.ask(program, guarded, question, "limited")
         assert (answer["exception"], answer["status"]) == self.limited, answer
         assert "rate limit exceeded" in answer["message"] or self.wordless, answer
-        attempts = guarded.requests(f"{self.way}-limited") - before
+        attempts = guarded.refused(f"{self.way}-limited") - before
         assert attempts == self.attempts, attempts
         self._observe(observe, guarded, request, limit=said(answer), limit_attempts=int(attempts))
 

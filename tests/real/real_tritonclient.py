@@ -48,6 +48,7 @@ class Http(TritonClientPair):
 
     client = "tritonclient.http"
     way = "v2"
+    shown_way = "v2, binary"
     blocked = ("tritonclient.utils.InferenceServerException", "403")
     limited = ("tritonclient.utils.InferenceServerException", "429")
 

@@ -114,6 +114,23 @@ def test_certificates_that_are_none(run, tmp_path):
     )
     assert result.exit_code == 3
     assert "5:19: error: endpoints[0].upstream_tls: " in result.stderr
+    result = run(
+        "grpc: {listen: 127.0.0.1:8001, tls: {certificate: c.pem, key: k.pem}}\n"
+        + GOOD
+        + "    grpc: {upstream: grpcs://h:1, upstream_tls: {ca: c.pem}}\n"
+    )
+    assert result.exit_code == 3
+    assert "1:37: error: grpc.tls: certificate and key cannot be used" in result.stderr
+    assert "6:49: error: endpoints[0].grpc.upstream_tls: " in result.stderr
+
+
+def test_what_is_not_installed_is_named(run, monkeypatch):
+    monkeypatch.setattr("proxy.cli.config.find_spec", lambda name: None)
+    assert run(GOOD).exit_code == 0
+    asked = "grpc: {listen: 127.0.0.1:8001}\n" + GOOD + "    grpc: {upstream: grpc://h:1}\n"
+    result = run(asked)
+    assert result.exit_code == 3
+    assert "bartizan[grpc]" in result.stderr
 
 
 def test_wrong_usage():

@@ -91,7 +91,20 @@ async def test_a_status_of_the_server_is_passed_on(server, upstream, code):
     assert answer.trailing == (("k", "v"),)
     assert answer.status >= 400
     assert await answer.body(10) == b""
-    assert upstream.state().addresses[0].errors == (answer.status >= 500)
+    failed = answer.status >= 500 and code is not StatusCode.UNIMPLEMENTED
+    assert upstream.state().addresses[0].errors == failed
+
+
+async def test_words_that_only_look_like_grpc_s_own_are_passed_on(server, upstream):
+    async def answer(method, message, context):
+        await context.abort(StatusCode.INVALID_ARGUMENT, "transport: ipv4: keepalive")
+
+    server.answer = answer
+    answer = await upstream.send(permit())
+    assert (answer.code, answer.details) == (
+        StatusCode.INVALID_ARGUMENT,
+        "transport: ipv4: keepalive",
+    )
 
 
 async def test_nothing_but_a_permit_is_sent(server, upstream):
@@ -146,6 +159,13 @@ async def test_deadlines(server, upstream):
     with pytest.raises(Refusal) as caught:
         await upstream.send(permit(b"slow", headers=b"grpc-timeout: 50m\r\n"))
     assert caught.value.rule is UPSTREAM_TIMEOUT
+    # It was the client's hurry: the server did not fail.
+    assert upstream.state().addresses[0].errors == 0
+    hasty = channels(server.port, response_seconds=0.05)
+    with pytest.raises(Refusal):
+        await hasty.send(permit(b"slow", headers=b"grpc-timeout: 9S\r\n"))
+    assert hasty.state().addresses[0].errors == 1
+    await hasty.close()
 
 
 async def test_a_client_that_leaves_cancels_the_call(server, upstream):

@@ -6,10 +6,22 @@ import gzip
 import grpc
 import pytest
 from grpc import StatusCode, aio
-from grpc_ends import INFER, NAMED, SERVICE, STREAM, Application, client, listening
+from grpc_ends import (
+    INFER,
+    NAMED,
+    SERVICE,
+    STREAM,
+    Application,
+    RawClient,
+    client,
+    listening,
+    until,
+)
 
 from proxy import protobuf
+from proxy.grpc.exchange import Outcome
 from proxy.grpc.limits import GrpcLimits
+from proxy.grpc.listener import Listener
 from proxy.http.messages import Reply
 from proxy.rules import (
     BODY_TOO_LARGE,
@@ -55,7 +67,6 @@ async def test_a_call_comes_to_its_endpoint_and_back():
         ("ModelMetadata", b"\x0a\x01m\x12\x01v", "m/v/ModelMetadata"),
         ("ServerLive", b"", "ServerLive"),
         ("RepositoryModelLoad", b"\x12\x01m", "RepositoryModelLoad"),
-        ("Whatever", b"\xff", "Whatever"),
     ],
 )
 async def test_targets(method, message, target):
@@ -65,14 +76,84 @@ async def test_targets(method, message, target):
     assert application.opened[0][0].target == f"{SERVICE}/{target}"
 
 
-async def test_a_method_of_another_service_is_shown_as_it_is():
+async def test_a_method_that_is_not_served():
     application = Application()
     application.refuses = Refusal(NO_ROUTE)
     async with listening(application) as listener, client(listener) as channel:
-        error = await fails(channel.unary_unary("/grpc.health.v1.Health/Check")(b""))
-        odd = await fails(channel.unary_unary('/a"b/c d')(b""))
-    assert (error.code(), odd.code()) == (StatusCode.UNIMPLEMENTED,) * 2
-    assert [head.target for head, _ in application.opened] == ["/grpc.health.v1.Health/Check", "/"]
+        for method in (f"{SERVICE}/Whatever", "/grpc.health.v1.Health/Check", '/a"b/c d', INFER):
+            error = await fails(channel.unary_unary(method)(NAMED))
+            known = method == INFER
+            wanted = StatusCode.NOT_FOUND if known else StatusCode.UNIMPLEMENTED
+            assert error.code() is wanted
+    targets = [head.target for head, _ in application.opened]
+    assert targets == ["/", "/", "/", f"{SERVICE}/digits/ModelInfer"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"path": b"/\xff\xfe"},
+        {"path": INFER.encode() + b"\xc0"},
+        {"metadata": ((b"x-foo", b"\xff\xfe"),)},
+        {"metadata": ((b"authorization", b"\xff"),)},
+        {"metadata": ((b"\xff", b"a"),)},
+    ],
+)
+async def test_bytes_that_are_no_text_harm_nobody_else(odd):
+    application = Application()
+    async with listening(application) as listener, client(listener) as channel:
+        async with RawClient(listener.port) as raw:
+            raw.call(NAMED, **odd)
+            await raw.answered()
+        assert await channel.unary_unary(INFER)(NAMED) == NAMED
+
+
+async def test_an_answer_that_is_not_taken_is_given_up():
+    application, begun = Application(), asyncio.Event()
+
+    async def answer(exchange):
+        exchange._end(200, Outcome(StatusCode.OK, "", b"x" * 2**20, (), ()))
+        begun.set()
+
+    application.answer = answer
+    limits = GrpcLimits(send_seconds=0.2)
+    async with listening(application, limits) as listener:
+        for path in (INFER, STREAM):
+            begun.clear()
+            async with RawClient(listener.port, window=0) as raw:
+                raw.call(NAMED, path=path.encode())
+                await begun.wait()
+                assert listener.calls == 1
+                await raw.answered()  # by a reset
+                await until(lambda: not listener.calls)
+
+
+async def test_a_call_counts_from_its_begin():
+    application = Application()
+    async with listening(application, GrpcLimits(calls=1)) as listener, client(listener) as channel:
+        async with RawClient(listener.port) as raw:
+            raw.call(NAMED, whole=False)
+            await until(lambda: listener.calls)
+            error = await fails(channel.unary_unary(INFER)(NAMED))
+            assert (error.code(), listener.shed) == (StatusCode.UNAVAILABLE, 1)
+            stream = channel.stream_stream(STREAM)()
+            assert await stream.code() is StatusCode.UNAVAILABLE
+        await until(lambda: not listener.calls)
+        assert await channel.unary_unary(INFER)(NAMED) == NAMED
+
+
+async def test_a_server_that_ended_unasked_is_started_anew():
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, told: reported.append(told))
+    async with listening(Application()) as listener, client(listener) as channel:
+        before, infer = listener._server, channel.unary_unary(INFER)
+        assert await infer(NAMED) == NAMED
+        before._request_call = before._request_registered_call = None
+        # The next call is the last that it accepts.
+        assert await infer(NAMED) == NAMED
+        await until(lambda: listener._server is not before)
+        assert await infer(NAMED, wait_for_ready=True, timeout=20) == NAMED
+    assert "started anew" in str(reported[0]["exception"])
 
 
 @pytest.mark.parametrize(
@@ -362,12 +443,11 @@ async def test_an_address_that_is_taken():
 
 
 async def test_a_unix_socket_has_no_address(tmp_path):
-    application = Application()
-    async with listening(application) as listener:
-        await listener.close()
-        listener._target = f"unix:{tmp_path / 'grpc.sock'}"
-        await listener.start()
-        assert listener.port == 0
-        async with aio.insecure_channel(f"unix:{tmp_path / 'grpc.sock'}") as channel:
-            await channel.unary_unary(INFER)(NAMED)
+    application, place = Application(), f"unix:{tmp_path / 'grpc.sock'}"
+    listener = Listener(application, place, clock=lambda: 0.0)
+    await listener.start()
+    assert listener.port == 0
+    async with aio.insecure_channel(place) as channel:
+        await channel.unary_unary(INFER)(NAMED)
+    await listener.close()
     assert application.opened[0][1].address == ""

@@ -172,7 +172,8 @@ async def test_an_upstream_that_dies_midway_ends_the_clients_connection(world, h
 
 
 async def test_the_connection_ends_at_once_even_if_the_application_goes_on(world):
-    seen = []
+    seen, reported = [], []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
 
     async def relay(exchange):
         response = await world.pool.send(permit())
@@ -185,6 +186,7 @@ async def test_the_connection_ends_at_once_even_if_the_application_goes_on(world
     upstream.feed(OK + b"Content-Length: 6\r\n\r\nab")
     upstream.lose()
     assert seen == [True]
+    assert reported == []  # the application knows
 
 
 async def test_a_defect_after_the_answer_was_begun_ends_the_connection(world):

@@ -256,11 +256,16 @@ def test_answers_are_tensors():
         ("$.output[2]", {"output": [1]}),
         ("$.output[0]", {"output": "abc"}),
         ("$[0]", {"0": [1]}),
+        ("$.output[0][1]", {"output": ["abc"]}),
+        ("$.output.a", {"output": "abc"}),
     ],
 )
-def test_what_is_no_answer(answer, document):
+@pytest.mark.parametrize("single", [False, True])
+def test_what_is_no_answer(answer, document, single):
+    if single and document == {"output": 1}:
+        return  # of one row a number may be
     with pytest.raises(Refusal) as refusal:
-        codec(answer=answer).decode_response({}, json.dumps(document).encode())
+        codec(answer=answer, single=single).decode_response({}, json.dumps(document).encode())
     assert refusal.value.rule is UPSTREAM_INVALID
 
 

@@ -22,7 +22,8 @@ BOUNDS = {"max_rows": 100, "max_cells": 1000}
         (b",\n,\n", [["", ""], ["", ""]]),
         (b" a , b \n", [[" a ", " b "]]),
         (b'"a,b","c""d"\n', [["a,b", 'c"d']]),
-        (b'"a\nb","c\r\nd"\n1,2\n', [["a\nb", "c\r\nd"], ["1", "2"]]),
+        (b'"a\nb","c\td"\r\n1,2\r\n', [["a\nb", "c\td"], ["1", "2"]]),
+        ("a\u00a0b,\u0100\u2027\n".encode(), [["a\u00a0b", "\u0100\u2027"]]),
         (b'""\n', [[""]]),
         (b'"a",', [["a", ""]]),
         ("é,中\n".encode(), [["é", "中"]]),
@@ -82,10 +83,21 @@ def test_bounds_are_exact_and_a_header_is_aside():
         read_delimited(b"a,b", max_rows=1, max_cells=1, header=True)
 
 
+def test_what_some_readers_end_a_line_at_is_refused():
+    """``str.splitlines`` ends lines at most of these, files in universal mode at a lone CR."""
+    found = {chr(code) for code in range(0x3000) if len(f"a{chr(code)}b".splitlines()) > 1}
+    assert len(found) == 10
+    for control in (found - {"\n"}) | {"\0", "\x1a", "\x7f", "\x9f", "\r\n"}:
+        for text in (f'1,"x{control}2"\n', f'1,"x"\n2,"{control}"\r\n'):
+            with pytest.raises(Refusal) as refusal:
+                read_delimited(text.encode(), **BOUNDS)
+            assert refusal.value.rule is SYNTAX
+
+
 @settings(max_examples=100)
 @given(
     st.lists(
-        st.lists(st.text('a1", \n\r', max_size=4), min_size=2, max_size=2), min_size=1, max_size=4
+        st.lists(st.text('a1", \n\t', max_size=4), min_size=2, max_size=2), min_size=1, max_size=4
     )
 )
 def test_what_is_written_is_read(rows):

@@ -294,8 +294,23 @@ class TestTensors:
         """A model sorts its columns by name: shuffled ones would be scored as another row."""
         refusal = refused(body, head, contract=Contract(width=3))
         assert refusal.rule is TENSOR_NAME
-        assert "order" in refusal.detail
+        assert "declared" in refusal.detail
         assert read({"instances": ROWS}, contract=Contract(width=3)).rows.tolist() == ROWS
+
+    @pytest.mark.parametrize(
+        ("body", "head"),
+        [
+            ({"dataframe_split": {"columns": ["c", "a", "b"], "data": [[3, 1, 2]]}}, JSON),
+            ({"dataframe_records": [{"c": 3, "a": 1, "b": 2}]}, JSON),
+            (b"c,a,b\n3,1,2\n", CSV),
+        ],
+    )
+    def test_names_that_something_else_declares_are_put_in_its_order(self, body, head):
+        one = {"contract": Contract(width=3), "names": ("b", "c", "a")}
+        assert read(body, head, **one).rows.tolist() == [[2, 3, 1]]
+        frame = {"columns": ["b", "c", "a"], "data": [[2, 3, 1]]}
+        assert forwarded(body, head, **one) == {"dataframe_split": frame}
+        assert refused(body, head, contract=Contract(width=3), names="abd").rule is TENSOR_NAME
 
 
 class TestParameters:

@@ -96,6 +96,11 @@ class TestBase64(OverOpenAI, without=_NO_ROWS):
 _UNREAD = dict.fromkeys(OF_ANSWERS, "answers stream by unread")
 
 
+def text_of(content):
+    """A text, or whatever stands for one."""
+    return content if isinstance(content, str) else json.dumps(content)
+
+
 class TestChat(
     OverOpenAI, without=_NO_ROWS | _UNREAD | {"test_too_many_rows": "a request is a conversation"}
 ):
@@ -117,7 +122,7 @@ class TestChat(
         return written({"model": "m", "messages": messages, "temperature": 0.5})
 
     def parse(self, headers, body):
-        texts = [message.get("content", "") for message in json.loads(body)["messages"]]
+        texts = [text_of(message.get("content")) for message in json.loads(body)["messages"]]
         return {"texts": array_of("BYTES", texts, (len(texts),))}
 
     def seen(self, request):
@@ -144,4 +149,4 @@ class TestCompletions(TestChat):
         return written({"model": "m", "prompt": array[0].decode(), "max_tokens": 5})
 
     def parse(self, headers, body):
-        return {"texts": array_of("BYTES", [json.loads(body)["prompt"]], (1,))}
+        return {"texts": array_of("BYTES", [text_of(json.loads(body)["prompt"])], (1,))}

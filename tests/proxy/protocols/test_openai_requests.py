@@ -312,6 +312,8 @@ def test_tokens_asked_for_are_limited_over_all_answers():
     for fields in (
         {},
         {"max_tokens": 101},
+        {"max_tokens": 0},
+        {"max_tokens": 0, "max_completion_tokens": 1},
         {"max_completion_tokens": 51, "n": 2},
         {"max_tokens": 1, "max_completion_tokens": 101},
     ):

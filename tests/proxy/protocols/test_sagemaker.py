@@ -162,12 +162,27 @@ FRAME = columns_contract(
 def test_csv_of_a_data_frame():
     request, written = ask(CSV, b'1,"b,c",2.5,"say ""x""",true\r\n2,a,,y,False\r\n', FRAME)
     assert request.rows.tolist() == [[1, 0, 1, 2.5, 1], [2, 1, 0, 0.5, 0]]
-    assert written == b'1,"b,c",2.5,"say ""x""",true\n2,a,,y,false'
+    assert written == b'1,"b,c",2.5,"say ""x""",true\n2,"a",,"y",false'
     assert ask(CSV, written, FRAME)[1] == written
     assert rule_of(CSV, b"1,a,1,x", FRAME) is SHAPE
     assert rule_of(CSV, b"1,d,1,x,true", FRAME) is VALUE
     assert rule_of(CSV, b"1.5,a,1,x,true", FRAME) is VALUE
     assert rule_of(NPY, write_npy(np.ones((1, 5))), FRAME) is TENSOR_NAME
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n", "\x0b", "\x0c", "\x1e", "\x85", "\u2028"])
+def test_no_cell_holds_another_row(end):
+    """What is one row here is one to a container that splits lines, too."""
+    contract = columns_contract([{"name": "a"}, {"name": "note", "type": "string"}])
+    assert rule_of(CSV, f'1,"x{end}2"'.encode(), contract) is SYNTAX
+    assert ask(CSV, "1,x\t2\n3,ü\n".encode(), contract)[1] == '1,"x\t2"\n3,"ü"'.encode()
+
+
+def test_a_missing_element_leaves_no_empty_line():
+    contract = columns_contract([{"name": "a", "missing": 7}])
+    request, written = ask(CSV, b'1.5\n""\n2\n', contract)
+    assert (request.rows.tolist(), written) == ([[1.5], [7], [2]], b'1.5\n""\n2.0')
+    assert ask(CSV, written, contract)[1] == written
 
 
 def test_csv_of_columns_of_numbers():

@@ -16,6 +16,7 @@ from proxy.rules import (
     METHOD,
     NO_ROUTE,
     OUTLIER,
+    ROWS_PER_REQUEST,
     SHAPE,
     SYNTAX,
     TENSOR_NAME,
@@ -109,9 +110,10 @@ def test_a_version_that_is_fixed_has_none_below_it():
 @pytest.mark.parametrize(
     ("body", "rows", "forwarded"),
     [
-        (b"[1, 2]", [[1, 2]], b"[1,2]"),
+        (b"[1, 2]", [[1], [2]], b"[1,2]"),
         (b"[[1, 2.5]]", [[1, 2.5]], b"[[1.0,2.5]]"),
-        (b'{"data": [1, 2]}', [[1, 2]], b'{"data":[1,2]}'),
+        (b'{"data": [1, 2]}', [[1], [2]], b'{"data":[1,2]}'),
+        (b'["t1", "t2", "t3"]', [[], [], []], b'["t1","t2","t3"]'),
         (b'{"inputs": [[1], [2]]}', [[1], [2]], b'{"inputs":[[1],[2]]}'),
         (b'{"instances": [{"data": [1, 2]}]}', [[1, 2]], b'{"instances":[{"data":[1,2]}]}'),
         (b"[[[1], [2]]]", [[1, 2]], b"[[[1],[2]]]"),
@@ -121,6 +123,18 @@ def test_what_handlers_take(body, rows, forwarded):
     request, (lines, written) = ask(body)
     assert request.rows.tolist() == rows
     assert (lines, written) == (b"Content-Type: application/json\r\n", forwarded)
+
+
+def test_what_nothing_says_is_a_row_counts_as_one():
+    """To a handler of texts a list of them is a batch: it is not to pass for one row."""
+    texts = json.dumps({"inputs": ["text"] * 257}).encode()
+    assert rule_of(texts) is ROWS_PER_REQUEST
+    pair = Contract().with_width(2)
+    for body in (b"[1, 2]", b'{"data": [1, 2]}'):
+        request, (_, written) = ask(body, contract=pair)
+        assert (request.n, request.rows.tolist()) == (1, [[1, 2]])
+        assert written == body.replace(b" ", b"")
+    assert rule_of(b"[1, 2, 3]", contract=pair) is SHAPE
 
 
 def test_one_row_is_told_by_the_contract():

@@ -181,7 +181,7 @@ def test_a_width_is_held():
     one = V1(PREFIX, Contract().with_width(3))
     assert decode(one, {"instances": [[1, 2, 3]]}).n == 1
     assert refused(one, {"instances": [[1, 2]]}) is SHAPE
-    assert refused(one, {"instances": [["1", "2", "3"]]}) is SHAPE
+    assert refused(one, {"instances": [["1", "2", "3"]]}) is TENSOR_NAME
 
 
 def test_an_unbatched_model_takes_one_sample():

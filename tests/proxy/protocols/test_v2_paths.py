@@ -153,7 +153,9 @@ def test_an_endpoint_may_be_one_version():
             codec.route("POST", target)
         assert refusal.value.rule is rule, target
     served = V2("/v2/models/digits", Contract(), upstream_prefix="/v2/models/d/versions/7")
-    assert served.route("POST", "/v2/models/digits/infer").target == b"/v2/models/d/versions/7/infer"
+    assert (
+        served.route("POST", "/v2/models/digits/infer").target == b"/v2/models/d/versions/7/infer"
+    )
     with pytest.raises(Refusal):  # there is nothing below a version that is fixed
         served.route("POST", "/v2/models/digits/versions/1/infer")
 

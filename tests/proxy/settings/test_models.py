@@ -562,3 +562,68 @@ def test_grpc_clients_ask_by_a_name_that_must_be_known():
     two = [{**ENDPOINT, "grpc": GRPC}]
     two.append({**two[0], "name": "b", "match": "/b/v2/models/digits"})
     assert set(faults(endpoints=two, grpc=LISTENER)) == {"endpoints.1.match"}
+
+
+@pytest.mark.parametrize(
+    ("listen", "admin", "clash"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:1", True),
+        ("0.0.0.0:1", "127.0.0.1:1", True),
+        ("127.0.0.1:1", "[::]:1", True),
+        ("127.0.0.1:1", "127.0.0.1:2", False),
+        ("127.0.0.1:1", "127.0.0.2:1", False),
+        ("0.0.0.0:0", "127.0.0.1:0", False),
+        ("unix:/a", "unix:/a", True),
+        ("unix:/a", "unix:/b", False),
+        ("unix:/a", "127.0.0.1:1", False),
+    ],
+)
+def test_two_listeners_cannot_share_an_address(listen, admin, clash):
+    told = {"listen": admin, "token": "t" * 16}
+    if clash:
+        assert set(faults(listen=listen, admin=told)) == {"admin.listen"}
+        if "unix" not in listen:
+            found = faults(
+                {"grpc": GRPC}, listen="127.0.0.9:9", grpc={"listen": listen}, admin=told
+            )
+            assert set(found) == {"grpc.listen"}
+    else:
+        assert make(listen=listen, admin=told)
+
+
+IMAGE = {"name": "torchserve", "image": {"width": 2, "height": 2, "channels": 1}}
+
+
+@pytest.mark.parametrize(
+    ("match", "protocol"), [("/v1", "openai"), ("/predictions/m", IMAGE)], ids=["texts", "images"]
+)
+def test_what_has_no_tensors_is_not_asked_by_grpc(match, protocol):
+    given = {"match": match, "protocol": protocol}
+    assert make(given)
+    found = faults({**given, "grpc": {**GRPC, "model": "m"}}, grpc=LISTENER)
+    assert set(found) == {"endpoints.0.grpc"}
+
+
+def test_a_contract_that_is_not_the_protocols():
+    given = {"match": "/predictions/m", "protocol": IMAGE}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 7]}
+    assert set(faults({**given, "contract": {"inputs": [tensor]}})) == {"endpoints.0.contract"}
+
+
+def test_by_grpc_alone_nothing_is_said_about_http():
+    alone = {"name": "m", "match": "/v2/models/m", "grpc": GRPC}
+    for key, value in {
+        "upstream_path": "/v2/models/m",
+        "upstream_tls": {},
+        "protocol": "v2",
+    }.items():
+        found = faults(endpoints=[{**alone, key: value}], grpc=LISTENER)
+        assert set(found) == {f"endpoints.0.{key}"}
+
+
+@pytest.mark.parametrize(("key", "value"), [("capture", {}), ("shaping", {"when": "always"})])
+def test_of_custom_json_it_must_be_said_where_an_answer_is(key, value):
+    json = {"name": "json", "rows": "$.input"}
+    given = {"match": "/predict", key: value}
+    assert set(faults({**given, "protocol": json})) == {f"endpoints.0.{key}"}
+    assert make({**given, "protocol": {**json, "answer": "$.output"}})

@@ -21,7 +21,7 @@ class TestHttp(Http):
 
 
 class TestJson(Http):
-    client = "tritonclient.http, JSON"
+    shown_way = "v2, JSON"
     binary = False
 
 
@@ -78,7 +78,10 @@ class TestBinary(Bytes):
     )
 
     def extract(self, body):
-        return extract(body)
+        try:
+            return extract(body)
+        except ValueError:  # it answers in binary, too
+            return np.frombuffer(body[-3 * 8 :], "<f8")
 
     @pytest.mark.parametrize("probe", BINARY, ids=lambda probe: probe.name)
     def test_bytes(self, guarded, observe, probe):

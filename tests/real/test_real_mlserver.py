@@ -11,7 +11,8 @@ WAYS = {"v2": Way("v2", "/v2/models/{model}", grpc=True, models={"whole": {}})}
 
 
 class TestHttp(Http):
-    binary = False
+    binary = False  # MLServer has no other
+    shown_way = "v2, JSON"
 
 
 class TestGrpc(Grpc):

@@ -25,6 +25,7 @@ class TestSeldonClient(Pair):
     environment = "seldon"
     program = "seldon_driver.py"
     way = "seldon"
+    shown_way = "Seldon v1"
     blocked = ("success=False", "403")
     limited = ("success=False", "429")
     wordless = True  # it tells the status alone
@@ -81,7 +82,7 @@ class TestBytes(Bytes):
         ("duplicate JSON key", "last"),
         ("form field json=", "answers"),
         ("gzip", "400"),
-        ("ndarray and tensor", "200, and no answer"),
+        ("ndarray and tensor", "takes tensor"),
         ("numeric strings", "coerces"),
     )
     EVERYWHERE = (*EVERYWHERE, ("ndarray and tensor", "BZ-120"), ("form field json=", "BZ-113"))

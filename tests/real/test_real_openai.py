@@ -16,7 +16,7 @@ class OpenAIPair(Pair):
     environment = "clients"
     program = "openai_driver.py"
     way = "openai"
-    shown_way = "OpenAI"
+    client = "openai"
     blocked = ("openai.PermissionDeniedError", "403")
     limited = ("openai.RateLimitError", "429")  # not again if told to wait beyond two minutes
     call: str
@@ -37,17 +37,17 @@ class OpenAIPair(Pair):
     def test_a_block(self, driver, guarded, observe, request):
         """What is not of the calls that pass: a text itself is never judged."""
         program = driver(self.environment, self.program)
-        before = guarded.requests()
+        before = guarded.refused()
         answer = program.ask(base=self.base(guarded, "linear", True), call="files")
         assert (answer["exception"], answer["status"]) == self.blocked, answer
         assert "this API is restricted" in answer["message"]
-        attempts = guarded.requests() - before
+        attempts = guarded.refused() - before
         assert attempts == 1
         self._observe(observe, guarded, request, block=said(answer), block_attempts=int(attempts))
 
 
 class TestChat(OpenAIPair):
-    client = "openai, chat"
+    shown_way = "OpenAI chat"
     call = "chat"
 
     def test_it_waits_as_long_as_it_is_told(self, driver, guarded):
@@ -56,16 +56,16 @@ class TestChat(OpenAIPair):
         first = self.ask(program, guarded, "words", "paced")
         assert self.ask(program, guarded, "words", "paced") == first
         assert "result" in first
-        assert guarded.requests("openai-paced") == 3
+        assert guarded.refused("openai-paced") == 1
 
 
 class TestStream(OpenAIPair):
-    client = "openai, streamed chat"
+    shown_way = "OpenAI chat, streamed"
     call = "stream"
 
 
 class TestEmbeddings(OpenAIPair):
-    client = "openai, embeddings"
+    shown_way = "OpenAI embeddings"
     call = "embeddings"
 
     def ask(self, driver, guarded, text, model="linear", *, through=True):

@@ -37,7 +37,8 @@ def as_npy(rows):
 
 
 class TestBoto3(Pair):
-    client = "boto3 sagemaker-runtime"
+    client = "boto3"
+    shown_way = "SageMaker, CSV"
     distribution = "boto3"
     environment = "clients"
     program = "boto3_driver.py"
@@ -69,12 +70,12 @@ class TestBoto3(Pair):
 
 
 class TestBoto3Json(TestBoto3):
-    client = "boto3 sagemaker-runtime, JSON"
+    shown_way = "SageMaker, JSON"
     form = staticmethod(as_json)
 
 
 class TestBoto3Npy(TestBoto3):
-    client = "boto3 sagemaker-runtime, npy"
+    shown_way = "SageMaker, npy"
     form = staticmethod(as_npy)
 
 

@@ -10,10 +10,14 @@ from real_guard import Way
 from real_pairs import Pair
 
 SERVER = BentoML
-SPOKEN = {"name": "json", "rows": "$.rows", "answer": "$", "health": "/readyz"}
-# Its client asks for the server's schema before anything else: one more path that passes.
-SCHEMA = {"protocol": {**SPOKEN, "health": "/schema.json"}}
-WAYS = {"json": Way(SPOKEN, "/{model}", models={"schema": SCHEMA})}
+SPOKEN = {
+    "name": "json",
+    "rows": "$.rows",
+    "answer": "$",
+    "health": "/readyz",
+    "reads": ["/schema.json"],  # its client asks for it before anything else
+}
+WAYS = {"json": Way(SPOKEN, "/{model}")}
 
 
 class TestBentoML(Pair):
@@ -22,6 +26,7 @@ class TestBentoML(Pair):
     environment = "bentoml"
     program = "bentoml_driver.py"
     way = "json"
+    shown_way = "custom JSON"
     blocked = ("bentoml.exceptions.BentoMLException", "403")
     limited = ("bentoml.exceptions.BentoMLException", "429")
 

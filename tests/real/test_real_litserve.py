@@ -26,6 +26,7 @@ class TestRequests(Pair):
     environment = "clients"
     program = "requests_driver.py"
     way = "json"
+    shown_way = "custom JSON"
     blocked = ("requests.exceptions.HTTPError", "403")
     limited = ("requests.exceptions.HTTPError", "429")
     wordless = True  # it never shows a body in its exception

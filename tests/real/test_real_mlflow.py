@@ -35,8 +35,9 @@ class MLflowPair(Pair):
 
 
 class TestScoringServerClient(MLflowPair):
-    client = "mlflow ScoringServerClient"
+    client = "mlflow (scoring server's)"
     way = "invocations"
+    shown_way = "MLflow"
     blocked = ("builtins.Exception", None)  # its class says no more; its words do
     limited = ("builtins.Exception", None)
 
@@ -55,6 +56,7 @@ class TestScoringServerClient(MLflowPair):
 class TestDeployments(MLflowPair):
     client = "mlflow.deployments"
     way = "deployments"
+    shown_way = "MLflow"
     blocked = ("requests.exceptions.HTTPError", "403")
     limited = ("requests.exceptions.HTTPError", "429")
 
@@ -78,7 +80,7 @@ class TestDeployments(MLflowPair):
         first = self.ask(program, guarded, row, "paced", retries=None)
         assert self.ask(program, guarded, row, "paced", retries=None) == first
         assert "result" in first
-        assert guarded.requests("deployments-paced") == 3
+        assert guarded.refused("deployments-paced") == 1
 
 
 def document(rows):

@@ -25,6 +25,7 @@ WAYS = {
 
 
 class RequestsPair(Pair):
+    client = "requests"
     distribution = "requests"
     environment = "clients"
     program = "requests_driver.py"
@@ -34,7 +35,6 @@ class RequestsPair(Pair):
 
 
 class TestRows(RequestsPair):
-    client = "requests"
     way = "torchserve"
     shown_way = "TorchServe"
 
@@ -47,7 +47,6 @@ class ImagePair(RequestsPair):
     """Grey images of four pixels."""
 
     way = "images"
-    shown_way = "TorchServe, images"
     form = "PNG"
     sent: tuple[tuple[str, str], ...] = (("content_type", "image/png"),)
 
@@ -71,22 +70,22 @@ class ImagePair(RequestsPair):
 
 
 class TestPng(ImagePair):
-    client = "requests, PNG"
+    shown_way = "TorchServe, PNG"
 
 
 class TestJpeg(ImagePair):
-    client = "requests, JPEG"
+    shown_way = "TorchServe, JPEG"
     form = "JPEG"
     sent = (("content_type", "image/jpeg"),)
 
 
 class TestForm(ImagePair):
-    client = "requests, PNG in a form"
+    shown_way = "TorchServe, PNG in a form"
     sent = (("content_type", "image/png"), ("field", "data"))
 
 
 class TestPut(ImagePair):
-    client = "requests, PNG by PUT"
+    shown_way = "TorchServe, PNG by PUT"
     sent = (("method", "PUT"),)
 
 
