@@ -64,7 +64,7 @@ real-environments: $(REAL)
 
 real-table: .venv/.project
 	@rm -rf .observations
-	$(PYTEST) -m real tests/real --observations .observations $(ARGS)
+	$(PYTEST) $(SPREAD) -m real tests/real --observations .observations $(ARGS)
 	.venv/bin/python tests/real/real_table.py .observations docs/protocols.md
 	@rm -rf .observations
 

@@ -43,7 +43,7 @@ from proxy.state.base import Quota, State
 from proxy.state.limits import Limiter
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics, Watched
-from proxy.transport import Listens
+from proxy.transport import TakesCalls
 
 FORWARDED: Final = (
     "accept",
@@ -221,7 +221,7 @@ def grpc_listener(
     *,
     clock: Callable[[], float],
     reuse_port: bool,
-) -> Listens:
+) -> TakesCalls:
     """The listener for clients that speak gRPC, as configured.
 
     Args:
@@ -233,7 +233,7 @@ def grpc_listener(
     """
     try:
         # Imported where it is asked for: gRPC is an extra.
-        made: Listens = import_module("proxy.build_grpc").listener(
+        made: TakesCalls = import_module("proxy.build_grpc").listener(
             settings, application, clock=clock, reuse_port=reuse_port
         )
     except (ImportError, OSError, ValueError) as error:

@@ -252,14 +252,14 @@ class Server:
         )
         self._listeners = [listener]
         if settings.grpc is not None:
-            self._listeners.append(
-                grpc_listener(
-                    settings,
-                    self._generation.pipeline,
-                    clock=shared.clock,
-                    reuse_port=place.number > 0,
-                )
+            for_calls = grpc_listener(
+                settings,
+                self._generation.pipeline,
+                clock=shared.clock,
+                reuse_port=place.number > 0,
             )
+            self._listeners.append(for_calls)
+            self._metrics.calls = for_calls.counts
         self._observe()
         async with beside or nullcontext():
             try:

@@ -100,6 +100,13 @@ class Listens(Protocol):
         """Closes at once: whatever is under way is cancelled."""
 
 
+class TakesCalls(Listens, Protocol):
+    """One that takes gRPC's calls. See ``grpc.listener.Listener``."""
+
+    def counts(self) -> tuple[int, int]:
+        """Calls under way, and how many were shed in total."""
+
+
 class Exchange(Protocol):
     """One request that was read wholly, and the channel for its one answer. See
     ``http.exchange.Exchange``: attributes and methods are those.

@@ -27,8 +27,8 @@ from proxy.http.messages import Head, Peer, Reply
 from proxy.rules import (
     BODY_DEADLINE,
     BODY_TOO_LARGE,
+    BUSY,
     INTERNAL,
-    OVERLOADED,
     SYNTAX,
     Refusal,
 )
@@ -87,6 +87,10 @@ class Listener:
     def calls(self) -> int:
         """Those under way, from their begin until their answers were taken."""
         return self._server.calls if self._server is not None else 0
+
+    def counts(self) -> tuple[int, int]:
+        """Calls under way, and those that were shed."""
+        return self.calls, self.shed
 
     async def start(self) -> None:
         """Listens.
@@ -155,7 +159,9 @@ class Listener:
         method = call.method
         if self.calls > self._limits.calls:
             self.shed += 1
-            outcome = self._refused(Refusal(OVERLOADED), method, None, context)
+            outcome = self._refused(
+                Refusal(BUSY, "too many calls are under way"), method, None, context
+            )
         else:
             outcome = await self._once(method, context)
         call.answering(self._limits.send_seconds)
@@ -174,7 +180,10 @@ class Listener:
         """
         if self.calls > self._limits.calls:
             self.shed += 1
-            await _end(context, self._refused(Refusal(OVERLOADED), STREAM, None, context))
+            await _end(
+                context,
+                self._refused(Refusal(BUSY, "too many calls are under way"), STREAM, None, context),
+            )
         while True:
             try:
                 async with asyncio.timeout(self._limits.idle_seconds):

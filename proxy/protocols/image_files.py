@@ -27,6 +27,7 @@ JPEG: Final = b"\xff\xd8\xff"
 
 _CHUNKS: Final = 2**14  # of a PNG file: writers make one of 4 KiB or more
 _SEGMENTS: Final = 2**10  # of a JPEG file: the largest profile has 255
+_SIDE: Final = 2**14  # pixels: lines cost their reader time, however short they are
 _SCANS: Final = 24  # of a progressive JPEG file: writers make about ten, each costs a pass
 _DEPTHS: Final = {0: (1, 2, 4, 8), 2: (8,), 3: (1, 2, 4, 8), 4: (8,), 6: (8,)}
 _SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel
@@ -117,6 +118,8 @@ def _check_size(width: int, height: int, pixels: int) -> None:
         raise Refusal(SYNTAX, "an image without pixels")
     if width * height > pixels:
         raise Refusal(SYNTAX, f"an image of more than {pixels} pixels")
+    if max(width, height) > _SIDE:
+        raise Refusal(SYNTAX, f"an image of more than {_SIDE} pixels a side")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

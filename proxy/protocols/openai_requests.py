@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
+import orjson
+
 from proxy.protocols.openai_meter import letters
 from proxy.protocols.openai_paths import Question
 from proxy.protocols.v2_messages import check_text, shown
@@ -102,6 +104,18 @@ def _is_tools(value: Any) -> bool:
     return _is_functions(value) and all(one.get("type") == "function" for one in value)
 
 
+def _is_called(value: Any) -> bool:
+    return (
+        type(value) is dict
+        and value.keys() <= {"name", "arguments"}
+        and all(type(one) is str for one in value.values())
+    )
+
+
+def _is_calls(value: Any) -> bool:
+    return _is_tools(value) and all(_is_called(one.get("function")) for one in value)
+
+
 def _is_stream_options(value: Any) -> bool:
     return (
         type(value) is dict
@@ -177,12 +191,19 @@ _PROMPTS: Final[dict[Question, str]] = {
     "completions": "prompt",
     "embeddings": "input",
 }
-_MESSAGE: Final = frozenset(
-    (
-        *("annotations", "audio", "content", "function_call", "name", "reasoning_content"),
-        *("refusal", "role", "tool_call_id", "tool_calls"),
-    )
-)
+# Of the content more is asked.
+_MESSAGE: Final[dict[str, Check]] = {
+    "annotations": _is_functions,
+    "audio": _is_object,
+    "content": _is_anything,
+    "function_call": _is_called,
+    "name": _is_text,
+    "reasoning_content": _is_text,
+    "refusal": _is_text,
+    "role": _is_text,
+    "tool_call_id": _is_text,
+    "tool_calls": _is_calls,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +289,12 @@ class Reader:
         if question == "chat":
             prompts = 1
             media, parts = _media(given[name], remote=self.remote)
-            characters = letters(given[name]) - media
+            characters = sum(map(_said, given[name])) - media
         else:
             prompts, characters, tokens = _prompts(name, given[name])
-        # Schemas and definitions are part of the prompt too, the names in them among it.
         for key, value in given.items():
             if key not in (name, "model"):
-                characters += letters(value) + _keys(value)
+                characters += _written(value)
         counts = (given.get("n"), given.get("best_of"))
         choices = max([count for count in counts if _is_several(count)], default=1)
         return Volume(prompts, choices, characters, tokens, media, parts)
@@ -302,18 +322,19 @@ def _count(name: str, tokens: list[Any]) -> int:
     return len(tokens)
 
 
-def _keys(value: Any) -> int:
-    """The characters of all keys in a JSON value."""
-    count = 0
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if type(one) is dict:
-            count += sum(map(len, one))
-            waiting.extend(one.values())
-        elif type(one) is list:
-            waiting.extend(one)
-    return count
+def _said(message: dict[str, Any]) -> int:
+    """The characters of a message, its media among them."""
+    return letters(message.get("content")) + sum(
+        [_written(value) for key, value in message.items() if key != "content"]
+    )
+
+
+def _written(value: Any) -> int:
+    """The characters of a text, and of an object or a list as JSON: so calls, schemas and
+    definitions, with their names and numbers, become part of the prompt."""
+    if type(value) is str:
+        return len(value)
+    return len(orjson.dumps(value).decode()) if type(value) in (dict, list) else 0
 
 
 def _media(messages: Any, *, remote: bool) -> tuple[int, int]:
@@ -324,8 +345,12 @@ def _media(messages: Any, *, remote: bool) -> tuple[int, int]:
     for message in messages:
         if type(message) is not dict or type(message.get("role")) is not str:
             raise Refusal(SYNTAX, "a message is not an object with a role")
-        if unknown := message.keys() - _MESSAGE:
-            raise Refusal(PARAMETER, f"{shown(min(unknown))} in a message")
+        for key, value in message.items():
+            check = _MESSAGE.get(key)
+            if check is None:
+                raise Refusal(PARAMETER, f"{shown(key)} in a message")
+            if value is not None and not check(value):
+                raise Refusal(VALUE, f"{key} of a message is not what it is to be")
         content = message.get("content")
         if content is None or type(content) is str:
             continue

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from proxy.protocols.nested import from_flat, to_nested_finite, unnest
 from proxy.protocols.tensors import Tensor
-from proxy.rules import SHAPE, Refusal
+from proxy.rules import SHAPE, VALUE, Refusal
 
 CLASSES: Final = "classes"
 SCORES: Final = "scores"
@@ -35,7 +35,10 @@ def read_pairs(value: Any) -> dict[str, Tensor] | None:
     classes = from_flat(CLASSES, flat[::2], shape[:2])
     if not classes.dtype.hasobject and classes.size:
         raise Refusal(SHAPE, "result names no classes")
-    return {CLASSES: classes, SCORES: from_flat(SCORES, flat[1::2], shape[:2])}
+    scores = from_flat(SCORES, flat[1::2], shape[:2])
+    if scores.dtype.kind not in "if":
+        raise Refusal(VALUE, "result has a score that is not a number")
+    return {CLASSES: classes, SCORES: scores}
 
 
 def write_pairs(tensors: Mapping[str, Tensor]) -> list[list[tuple[str, Any]]]:

@@ -123,9 +123,7 @@ class LayoutReader:
         inputs = document.get("inputs")
         if type(inputs) is not list or not 0 < len(inputs) <= MAX_TENSORS:
             raise Refusal(SYNTAX, f"inputs is not a list of 1 to {MAX_TENSORS} tensors")
-        options, keys = read_options(
-            document, self._outputs, self._parameters, model=self._model
-        )
+        options, keys = read_options(document, self._outputs, self._parameters, model=self._model)
         known, n = self._inputs.read(inputs)
         tail = 0
         places: list[Place] = []

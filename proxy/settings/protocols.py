@@ -248,8 +248,9 @@ Protocol = Annotated[
     Discriminator(
         _kind,
         custom_error_type="no_protocol",
-        custom_error_message="must name a protocol: v2, v1, invocations, torchserve, seldon, "
-        "json, openai or auto",
+        custom_error_message="must name a protocol: v2, v1, invocations (MLflow, SageMaker), "
+        "torchserve, seldon, openai, or with their keys {name: json, rows: …} or "
+        "{name: auto, model: …}",
     ),
 ]
 """A protocol's name, or a mapping with its ``name`` and what it is to be told."""

@@ -208,6 +208,15 @@ CONNECTIONS: Final = _family("connections", "gauge", "Open client connections.",
 SHED: Final = _family(
     "connections_shed", "counter", "Client connections closed at accept, beyond the limit."
 )
+CALLS: Final = _family(
+    "grpc_calls",
+    "gauge",
+    "gRPC calls under way, until their answers were taken.",
+    over_workers="sum",
+)
+CALLS_SHED: Final = _family(
+    "grpc_calls_shed", "counter", "gRPC calls refused at their begin, beyond the limit."
+)
 AUDIT_WRITTEN: Final = _family(
     "audit_records", "counter", "Records of the audit log that are on disk."
 )

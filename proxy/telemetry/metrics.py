@@ -113,6 +113,7 @@ class Metrics:
     Attributes:
         unrouted: counts the exchanges that no endpoint took.
         connections, connections_shed: what the listener has open, and what it shed at accept.
+        calls: the same of gRPC's calls: under way, and shed. None where nobody speaks gRPC.
         upstreams: a snapshot of every upstream.
         clients: known clients by endpoint.
         watched_clients: by endpoint, what watches its clients.
@@ -130,6 +131,7 @@ class Metrics:
         self.registry = registry
         self.connections: Callable[[], int] = lambda: 0
         self.connections_shed: Callable[[], int] = lambda: 0
+        self.calls: Callable[[], tuple[int, int]] | None = None
         self.upstreams: Callable[[], Iterable[UpstreamState]] = tuple
         self.clients: Callable[[], Mapping[str, int]] = dict
         self.watched_clients: Callable[[], Mapping[str, ClientWatch]] = dict
@@ -205,6 +207,10 @@ class Metrics:
         _add(page, families.BUILD, 1, **self._build)
         _add(page, families.CONNECTIONS, self.connections())
         _add(page, families.SHED, self.connections_shed())
+        if self.calls is not None:
+            under_way, shed = self.calls()
+            _add(page, families.CALLS, under_way)
+            _add(page, families.CALLS_SHED, shed)
         for result, count in self._reloads.items():
             _add(page, families.RELOADS, count, result=result)
         _add(page, families.RELOAD_OK, int(self._loaded))

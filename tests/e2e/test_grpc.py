@@ -369,6 +369,7 @@ def test_a_deadline_and_a_client_that_leaves(guard, model, images):
     with grpc.insecure_channel(f"127.0.0.1:{firewall.rpc}") as channel:
         calling = channel.unary_unary(f"{SERVICE}/ModelInfer").future(written(request(images[0])))
         assert model.begun.wait(10)
+        assert firewall.metric("bartizan_grpc_calls") == 1
         calling.cancel()
         assert model.left.wait(10)
 

@@ -163,3 +163,17 @@ def test_a_model_is_not_asked_for_columns(folder):
     )  # fmt: skip
     assert result.exit_code == 2
     assert "--answers" in result.output
+
+
+def test_what_does_not_fit_is_named_with_its_row(folder, tmp_path):
+    contract = read_columns(folder / "columns.yaml")
+    lines = (folder / "x.csv").read_text(encoding="utf-8-sig").splitlines()
+    for row in (0, 7, len(lines) - 2):
+        wrong = list(lines)
+        wrong[row + 1] = '"",1,blue,30'
+        (tmp_path / "wrong.csv").write_text("\n".join(wrong))
+        with pytest.raises(DataError, match=rf"category that is not declared \(row {row}\)$"):
+            read_encoded(tmp_path / "wrong.csv", contract)
+    (tmp_path / "wrong.csv").write_text("\n".join(["note,income,colour", "x,1,red"]))
+    with pytest.raises(DataError, match=r"'age' is missing$"):
+        read_encoded(tmp_path / "wrong.csv", contract)

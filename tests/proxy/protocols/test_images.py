@@ -310,6 +310,20 @@ def test_rows_and_back(layout, scale):
     assert reader.from_row(rows[0] * 99 + 7).shape == RGB.shape
 
 
+def test_a_side_is_capped():
+    """A column of four million pixels in 8 KB: each line costs its reader time."""
+    whole = zlib.compress(bytes(2 * 16_384))
+    tall = png(chunk(b"IDAT", whole), width=1, height=16_384, colour=0)
+    assert ANY.pixels(tall).shape == (16_384, 1, 3)
+    for width, height in ((1, 16_385), (16_385, 1), (1, 2**22)):
+        lines = chunk(b"IDAT", zlib.compress(bytes(height * (width + 1))))
+        assert refused(ANY, png(lines, width=width, height=height, colour=0)) is SYNTAX
+    jpeg = bytearray(JPEG)
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = struct.pack(">HH", 16_385, 8)
+    assert refused(ANY, bytes(jpeg)) is SYNTAX
+
+
 def test_resized_for_scoring_alone():
     large = np.repeat(np.repeat(RGB, 4, axis=0), 4, axis=1)
     for resize in ("stretch", "cover"):

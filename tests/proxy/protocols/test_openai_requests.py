@@ -61,6 +61,11 @@ def chat(*content, **fields):
     return {"model": "m", "messages": messages, **fields}
 
 
+def call(arguments):
+    function = {"name": "f", "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"id": "1", "type": "function", "function": function}
+
+
 def part(kind, value):
     return {"type": kind, kind: value}
 
@@ -135,6 +140,25 @@ WRONG = [
     ("chat", {"messages": [{"role": 3, "content": "x"}]}, SYNTAX),
     ("chat", {"messages": [{"role": "user", "content": 3}]}, SYNTAX),
     ("chat", {"messages": [{"role": "user", "context": "x"}]}, PARAMETER),
+    *(
+        ("chat", {"messages": [{"role": "assistant", **more}]}, VALUE)
+        for more in (
+            {"name": {"a": 1}},
+            {"refusal": ["x"]},
+            {"reasoning_content": {}},
+            {"tool_call_id": 3},
+            {"audio": "x"},
+            {"annotations": [1, 2]},
+            {"annotations": {}},
+            {"function_call": "f"},
+            {"function_call": {"name": "f", "arguments": {"a": 1}}},
+            {"function_call": {"name": "f", "more": "x"}},
+            {"tool_calls": {}},
+            {"tool_calls": [{"type": "function"}]},
+            {"tool_calls": [{"type": "custom", "function": {"name": "f"}}]},
+            {"tool_calls": [{"type": "function", "function": {"arguments": {"a": 1}}}]},
+        )
+    ),
     ("chat", chat(["x"]), SYNTAX),
     ("chat", chat([{"text": "x"}]), SYNTAX),
     ("chat", chat([{"image_url": PICTURE}]), SYNTAX),
@@ -279,7 +303,13 @@ def test_lists_and_choices_are_items(call, document, items):
         ("chat", chat([part("text", "abc")]), len("usertextabc")),
         ("chat", chat([part("image_url", {"url": PICTURE})]), len("userimage_url") + len(PICTURE)),
         ("chat", {**HELLO, "tools": [{"type": "function", "function": {"description": "x" * 50}}]},
-         len("userHello") + len("typefunctionfunctiondescription") + 50),
+         len("userHello") + len('[{"type":"function","function":{"description":""}}]') + 50),
+        ("chat", {"messages": [{"role": "a", "tool_calls": [call({"é" * 9: [1.5] * 9})]}]},
+         len("a") + len(json.dumps([call({"é" * 9: [1.5] * 9})], separators=(",", ":"))) - 45),
+        ("chat", {**HELLO, "prediction": {"content": [1, 22, 333]}},
+         len("userHello") + len('{"content":[1,22,333]}')),
+        ("chat", {"messages": [{"role": "a", "annotations": [{"b" * 70: 1}]}]},
+         len("a") + len('[{"":1}]') + 70),
         ("completions", {"prompt": ["abc", "é"], "suffix": "zz"}, 6),
         ("completions", {"prompt": [1, 2, 3]}, 12),
         ("embeddings", {"input": ["abc", "de"]}, 5),

@@ -513,7 +513,8 @@ def test_auto_takes_everything_below_its_base():
 def test_what_is_no_protocol(protocol):
     [(place, message)] = faults({"protocol": protocol}).items()
     assert place == "endpoints.0.protocol"
-    assert "v2, v1, invocations, torchserve, seldon, json, openai or auto" in message
+    assert "v2, v1, invocations (MLflow, SageMaker), torchserve, seldon, openai" in message
+    assert "{name: json, rows: …} or {name: auto, model: …}" in message
 
 
 GRPC = {"upstream": "grpc://127.0.0.1:8002"}
