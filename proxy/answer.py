@@ -184,7 +184,7 @@ class AnswerInspection:
             visit.answers = reader.read(visit.response, len(scored.rows), _among(visit))
             verdicts = scorer.score(scored.rows, visit.answers, _entry(visit, scored, scorer))
         except MissingAnswer as missing:
-            self._unjudged(visit, str(missing), SAYS)
+            self._unjudged(visit, str(missing), SAYS, chosen=len(endpoint.bindings) > 1)
             return None
         except UnreadableAnswer as unreadable:
             self._unjudged(visit, str(unreadable), CHOOSES)
@@ -235,9 +235,17 @@ class AnswerInspection:
         if found is not None or len(others) < len(visit.findings):
             visit.refuses(others, self._wall())
 
-    def _unjudged(self, visit: Visit, detail: str, says: frozenset[str] = frozenset()) -> None:
+    def _unjudged(
+        self,
+        visit: Visit,
+        detail: str,
+        says: frozenset[str] = frozenset(),
+        *,
+        chosen: bool = False,
+    ) -> None:
         """Decides about an answer that was understood and cannot be judged."""
-        self._decide(visit, *_blamed(visit, Reason(rules.AGREEMENT_FAULT, detail), says=says))
+        fault = Reason(rules.AGREEMENT_FAULT, detail)
+        self._decide(visit, *_blamed(visit, fault, says=says, chosen=chosen))
 
     def _unreadable(self, visit: Visit, detail: str) -> None:
         """Decides about an answer that was not understood, by what it was needed for."""
@@ -357,7 +365,12 @@ def _among(visit: Visit) -> frozenset[str] | None:
     return frozenset(spec.name for spec in contract.outputs) if contract else frozenset()
 
 
-def _blamed(visit: Visit, *faults: Reason, says: frozenset[str] = frozenset()) -> Sequence[Reason]:
+def _blamed(
+    visit: Visit,
+    *faults: Reason,
+    says: frozenset[str] = frozenset(),
+    chosen: bool = False,
+) -> Sequence[Reason]:
     """The findings that faults of ours with an answer are, or what the client did to bring them
     about: no failure mode may let clients choose not to be judged.
 
@@ -366,6 +379,7 @@ def _blamed(visit: Visit, *faults: Reason, says: frozenset[str] = frozenset()) -
 
     Args:
         says: the options of a request that may have led to it.
+        chosen: whether the protocol may have, of which the client had a choice.
     """
     request, scored, record = visit.request, visit.scored, visit.record
     if request is not None and not says.isdisjoint(request.options):
@@ -374,6 +388,9 @@ def _blamed(visit: Visit, *faults: Reason, says: frozenset[str] = frozenset()) -
             return ()  # in monitor mode: it was found on the way in
         detail = "the outputs and parameters asked for leave the model's answer out"
         return (Reason(rules.TENSOR_NAME, detail),)
+    if chosen:
+        record.notes["missing"] = faults[0].detail
+        return (Reason(rules.TENSOR_NAME, "this protocol's answers leave the model's answer out"),)
     if scored is None:
         return faults
     unanswered = visit.endpoint.policy.unanswered(int(scored.flagged.sum()), record.rows)

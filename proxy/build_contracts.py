@@ -8,6 +8,7 @@ from proxy.protocols.columns import feature_names as columns_of
 from proxy.protocols.contract import Contract, ContractError
 from proxy.settings.contract import LearntContract
 from proxy.settings.endpoint import Endpoint
+from proxy.settings.protocols import TorchServe
 
 
 def known_contract(
@@ -24,7 +25,7 @@ def known_contract(
     pairs = zip(previous.settings.endpoints, previous.pipeline.endpoints, strict=True)
     lesson = _lesson(endpoint)
     learnt = next((one.contract for given, one in pairs if _lesson(given) == lesson), None)
-    if learnt is not None and learnt.columns and columns_of(learnt) != feature_names(bundle):
+    if learnt is not None and _of_another(learnt, feature_names(bundle)):
         return None  # it was made of another bundle's names
     if learnt is None or bundle is None:
         return learnt
@@ -43,14 +44,40 @@ def declared_contract(endpoint: Endpoint, bundle: Bundle | None) -> Contract | N
     given = endpoint.contract
     width = bundle.features if bundle else None
     if isinstance(given, LearntContract):
+        _check_image(endpoint, bundle)
         return None
     return given.declared(width, feature_names(bundle))
+
+
+def _check_image(endpoint: Endpoint, bundle: Bundle | None) -> None:
+    """Holds the images that a model takes against the rows that the bundle scores.
+
+    Raises:
+        ContractError: if they have other features.
+    """
+    if bundle is None or not isinstance(endpoint.protocol, TorchServe):
+        return
+    image = endpoint.protocol.image
+    if image is None or image.width * image.height * image.channels == bundle.features:
+        return
+    size = f"{image.width} x {image.height} x {image.channels}"
+    raise ContractError(
+        f"protocol.image: {endpoint.bundle} scores {bundle.features} features, not {size}"
+    )
 
 
 def feature_names(bundle: Bundle | None) -> tuple[str, ...] | None:
     """The names of what is scored of a row, in order, where the bundle knows them."""
     names = bundle.manifest.feature_names if bundle else None
     return tuple(names) if names else None
+
+
+def _of_another(learnt: Contract, names: tuple[str, ...] | None) -> bool:
+    """Whether a learnt contract has the columns, or the order, of other features."""
+    if learnt.columns:
+        return columns_of(learnt) != names
+    own = tuple(spec.name for spec in learnt.inputs)
+    return names is not None and own != names and sorted(own) == sorted(names)
 
 
 def _lesson(endpoint: Endpoint) -> str:

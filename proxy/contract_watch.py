@@ -29,8 +29,10 @@ class ContractWatch:
     held: a model that does not fit the bundle is a fault to repair, not one to follow.
 
     An endpoint's first server is asked, by the endpoint's own protocol; where several are spoken
-    with it, by each in turn until one is answered, and by that one from then on. What is learnt
-    holds for every protocol of the endpoint.
+    with it, by each in turn until one is answered, and by those up to that one from then on: a
+    server may not know the path of a model that it still loads. What is learnt holds for every
+    protocol of the endpoint; an answer that declares nothing does not take back what an earlier
+    protocol declared.
 
     Args:
         endpoint: whose codecs are bound to the contract.
@@ -104,12 +106,15 @@ class ContractWatch:
     async def _ask(self) -> str:
         """Asks by each protocol until one is answered; what is wrong, or ""."""
         bundle, problem = self._endpoint.bundle, ""
-        for binding in self._asking:
+        for place, binding in enumerate(self._asking):
             status, body = await self._answer(binding)
             if status == 200:
-                self._asking = [binding]
                 if self._learn:
-                    self._bind(binding.codec.learn(body, bundle.features if bundle else None))
+                    learnt = binding.codec.learn(body, bundle.features if bundle else None)
+                    held = self._endpoint.contract
+                    if not (place and learnt.open and held is not None and not held.open):
+                        self._bind(learnt)
+                self._asking = self._asking[: place + 1]
                 return ""
             problem = problem or f"the model's metadata was answered with {status}"
             if status not in _NOT_SPOKEN:

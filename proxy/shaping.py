@@ -6,18 +6,19 @@ climb along them. ``docs/shaping.md`` says what each mode takes away, and what i
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from proxy import shaping_texts
-from proxy.protocols.base import InferRequest, InferResponse
+from proxy import shaping_columns, shaping_texts
+from proxy.protocols.base import CHOOSES, InferRequest, InferResponse
 from proxy.shaping_embeddings import disturbed as disturbed_vectors
 from proxy.shaping_embeddings import rounded as rounded_vectors
 from proxy.shaping_labels import labels, renamed
-from proxy.shaping_noise import KEY_BYTES, beside, noise, noise_key
+from proxy.shaping_noise import KEY_BYTES, beside, noise, noise_key, start_of
 from proxy.shaping_scores import (
     Bools,
     Form,
@@ -100,7 +101,8 @@ def shape(
     Values, of which none is the best, are rounded by ``top_k`` and ``label``. In an output of one
     value a row, whole numbers beyond 0 and 1 are taken for labels and stay, unless ``kind`` says
     that they are values. Rows with NaN, an infinity, or numbers beyond a quarter of their datatype
-    are rounded in every mode.
+    are rounded in every mode. Outputs of one column that together are a distribution are shaped as
+    the one vector that they are.
 
     Integers and strings are labels and stay, but for the scores in Triton's classification strings,
     of which ``noise`` leaves what ``label`` does; for the integers of an ``output`` that holds
@@ -122,21 +124,44 @@ def shape(
     if request is None and style.mode == "noise":
         style = replace(style, mode="round" if style.kind == "values" else "label")
     n = response.n if request is None else request.n
-    views = {name: _view(tensor, n) for name, tensor in response.tensors.items()}
+    tensors = dict(response.tensors)
+    views = {name: _view(tensor, n) for name, tensor in tensors.items()}
+    singles = shaping_columns.scores(views)
+    joint = {
+        group[0]: group for group in shaping_columns.distributions(views, _shares(singles, style))
+    }
+    for lead, group in joint.items():
+        views[lead] = np.concatenate([views[name] for name in group], axis=2)
+        for name in group[1:]:
+            del views[name]
+        if style.output in group:
+            style = replace(style, output=lead)
     named = None
     if style.mode == "noise" and not style.keep_best:
         named = labels(views, style.output, style.classes)
+    alone = [name for name in singles if name in views and name not in joint]
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         artist = _Shaper(style, request, None if named is None else named.follow)
-        tensors = {}
-        for name, tensor in response.tensors.items():
-            found = artist.shaped(name, views[name])
-            tensors[name] = tensor if found is views[name] else found.reshape(tensor.shape)
+        artist.tell_apart(views, alone)
+        shaped = {name: artist.shaped(name, view) for name, view in views.items()}
+    for name, found in shaped.items():
+        for column, own in enumerate(joint.get(name, ())):
+            part = found[..., column].astype(tensors[own].dtype)
+            tensors[own] = part.reshape(tensors[own].shape)
+        if name not in joint and found is not views[name]:
+            tensors[name] = found.reshape(tensors[name].shape)
     if named is not None:
-        scores = _view(tensors[named.scores], n)
         for name in named.outputs:
-            tensors[name] = renamed(tensors[name], named, scores)
+            best = shaped[named.scores].reshape(views[named.scores].shape)
+            tensors[name] = renamed(tensors[name], named, best)
     return InferResponse(tensors, response.n, response.options)
+
+
+def _shares(names: list[str], style: Style) -> list[str]:
+    """The outputs, of one score a row each, that may be those of one class among others."""
+    if style.kind in ("auto", "probabilities"):
+        return names
+    return [] if style.output is None else [name for name in names if name != style.output]
 
 
 def _embeddings(response: InferResponse, style: Style) -> InferResponse:
@@ -171,6 +196,17 @@ class _Shaper:
         self._request = request
         self._rest = beside(request) if request is not None and style.mode == "noise" else None
         self._follow = follow
+        self._apart: dict[str, str] = {}
+
+    def tell_apart(self, views: Mapping[str, _Tensor], names: Sequence[str]) -> None:
+        """Gives outputs of one column each noise of its own: what they share would cancel out in
+        their differences. One alone has that of the second of two classes, as another output may
+        show both; but not where the client chose it, and may choose the next one next."""
+        if self._request is None or self._style.mode != "noise":
+            return
+        alike = shaping_columns.alike(views, names)
+        if len(set(alike.values())) > 1 or not CHOOSES.isdisjoint(self._request.options):
+            self._apart = alike
 
     def shaped(self, name: str, view: _Tensor) -> _Tensor:
         """One output, as :func:`_view` gives it."""
@@ -188,13 +224,13 @@ class _Shaper:
             return np.where(best, limits.max, limits.min).astype(view.dtype)
         if letter != "f" or (kind == "labels" and columns == 1):
             return view
-        return self._floats(view, kind)
+        return self._floats(view, kind, self._apart.get(name))
 
-    def _floats(self, view: _Tensor, kind: Kind) -> _Tensor:
+    def _floats(self, view: _Tensor, kind: Kind, apart: str | None) -> _Tensor:
         mode, columns = self._style.mode, view.shape[2]
         found: _Tensor = view.reshape(-1, columns) + view.dtype.type(0)  # a copy without -0
         values = found.astype(np.float64)
-        noises, keep = self._noise(view) if mode == "noise" else (None, None)
+        noises, keep = self._noise(view, apart) if mode == "noise" else (None, None)
         for part, how in self._parts(values, kind, np.finfo(view.dtype)):
             some, new = values[part], found[part]
             for form, at in forms(some, kind):
@@ -253,22 +289,31 @@ class _Shaper:
         found = shaping_texts.reworded(view.reshape(-1, view.shape[2]), change, style.decimals)
         return view if found is None else found
 
-    def _noise(self, view: _Tensor) -> tuple[Reals, Bools]:
-        """Of each thing of the view: its noise, (m, C) or (m, 2), and whether its verdict stays."""
+    def _noise(self, view: _Tensor, apart: str | None) -> tuple[Reals, Bools]:
+        """Of each thing of the view: its noise, (m, C) or (m, 2), and whether its verdict stays.
+
+        Args:
+            apart: the name of the output whose noise it has; None: that of all outputs.
+        """
         style = self._style
         columns = max(2, view.shape[2])
-        drawn = self._drawn(len(view), view.shape[1] * columns) * style.noise
+        drawn = self._drawn(len(view), view.shape[1] * columns, apart) * style.noise
         keep = np.full(len(view), True)
         if self._follow is not None and len(view) == len(self._follow):
             keep = ~self._follow
         return drawn.reshape(-1, columns), np.repeat(keep, view.shape[1])
 
-    def _drawn(self, n: int, width: int) -> Reals:
+    def _drawn(self, n: int, width: int, apart: str | None) -> Reals:
         """(n, width) noise, a row for each row asked; where the answer is not by row, of the
         request as a whole."""
         request, rest, key = self._request, self._rest, self._style.key
         assert request is not None  # without it there is no noise
+        rows = request.rows
         if n != request.n:
-            joined = None if rest is None else [b"".join(rest)]
-            return noise(key, request.rows.reshape(1, -1), width, joined)
-        return noise(key, request.rows, width, rest)
+            rows = rows.reshape(1, -1)
+            rest = None if rest is None else [b"".join(rest)]
+        if apart is None:
+            return noise(key, rows, width, rest)
+        mark = b"output:" + apart.encode("utf-8", "replace")
+        own = [mark + one for one in rest or [b""] * len(rows)]
+        return noise(key, rows, width, own, start_of(key, apart))

@@ -32,6 +32,7 @@ the smooth halves of their noise have lost 40 % of their correlation."""
 _FEATURES: Final = 64
 _FOLDED: Final = 1024  # longer rows are folded: the frequencies' memory stays bounded
 _WIDTH: Final = 4096  # from here on the smooth half repeats itself
+_OWN: Final = 255  # functions of the smooth half among which outputs have their own
 _GRAIN: Final = 2.0**-16  # coarser than what a sum differs by from one batch or CPU to the next
 
 
@@ -50,6 +51,7 @@ def noise(
     rows: npt.NDArray[np.float32],
     width: int,
     rest: Sequence[bytes] | None = None,
+    start: int = 0,
 ) -> Reals:
     """(n, d) rows to (n, width) standard normal numbers.
 
@@ -59,6 +61,7 @@ def noise(
 
     Args:
         rest: for each row what else tells it apart, such as text; None: nothing.
+        start: the first of the smooth half's functions to take, each of which is another one.
 
     Raises:
         ValueError: if the key does not have 32 bytes.
@@ -74,12 +77,19 @@ def noise(
     rough = _normals(b"".join([shake_256(seed).digest(4 * even) for seed in seeds]))
     found = rough.reshape(-1, even)[:, :width]
     if known.shape[1]:
-        smooth = _smooth(key, known, min(width, _WIDTH))
-        if width > _WIDTH:
-            smooth = np.tile(smooth, -(-width // _WIDTH))[:, :width]
+        smooth = _smooth(key, known, start, min(start + width, _WIDTH))
+        if smooth.shape[1] < width:
+            smooth = np.tile(smooth, -(-width // smooth.shape[1]))[:, :width]
         found = (found + smooth) * np.sqrt(0.5)
     grained: Reals = np.rint(found / _GRAIN) * _GRAIN
     return grained
+
+
+def start_of(key: bytes, output: str) -> int:
+    """Where the noise of an output begins that is to have its own: it depends on nothing but the
+    name, so that an output asked for alone has the same as among others. Never 0."""
+    drawn = blake2b(output.encode("utf-8", "replace"), key=key, digest_size=8).digest()
+    return 2 + 2 * (int.from_bytes(drawn, "little") % _OWN)
 
 
 def beside(request: InferRequest) -> list[bytes] | None:
@@ -110,7 +120,7 @@ def _beside(tensor: npt.NDArray[Any]) -> list[bytes]:
     return [row.tobytes() if row.any() else b"" for row in left] if left.any() else []
 
 
-def _smooth(key: bytes, rows: npt.NDArray[np.float32], width: int) -> Reals:
+def _smooth(key: bytes, rows: npt.NDArray[np.float32], start: int, stop: int) -> Reals:
     levelled = _levelled(rows)
     if levelled.shape[1] > _FOLDED:
         levelled = levelled * _signs(key, levelled.shape[1])
@@ -119,7 +129,9 @@ def _smooth(key: bytes, rows: npt.NDArray[np.float32], width: int) -> Reals:
     frequencies, phases = _waves(key, levelled.shape[1])
     # Folding keeps distances: what counts is the number of features that there were.
     angles = levelled @ frequencies / (_LENGTH * np.sqrt(rows.shape[1])) + phases
-    found: Reals = np.cos(angles) @ _heights(key, width)
+    # Of outputs with noise of their own there are many: one table serves all of them.
+    heights = _heights(key, max(stop, 2 + 2 * _OWN) if start else stop)
+    found: Reals = np.cos(angles) @ heights[:, start:stop]
     return found
 
 

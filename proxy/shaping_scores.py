@@ -26,7 +26,8 @@ Form: TypeAlias = Literal["distribution", "shares", "logs", "logits", "values"]
 Kind: TypeAlias = Literal["auto", "probabilities", "logits", "labels", "values"]
 
 _INTEGERS: Final = 2.0**52  # a double from here on has no fraction
-_SUMS: Final = 0.01  # how far from 1 a distribution may sum: servers round
+SUMS: Final = 0.01
+"""How far from 1 a distribution may sum: servers round."""
 _LEVEL: Final = 8.0  # logits of a label: a softmax of a thousand classes gives it 0.9999
 
 
@@ -47,11 +48,11 @@ def forms(values: Reals, kind: Kind) -> list[tuple[Form, Bools | slice]]:
         return _parts({"shares": share, "values": ~share})
     sums = values.sum(axis=1)
     share = (low >= 0) & (high <= 1) & (kind != "logits")
-    distribution = share & (np.abs(sums - 1) <= _SUMS)
-    below = ~share & (high <= _SUMS)
+    distribution = share & (np.abs(sums - 1) <= SUMS)
+    below = ~share & (high <= SUMS)
     logs = below
     if below.any():
-        logs = below & (np.abs(np.exp(np.minimum(values, _SUMS)).sum(axis=1) - 1) <= _SUMS)
+        logs = below & (np.abs(np.exp(np.minimum(values, SUMS)).sum(axis=1) - 1) <= SUMS)
     return _parts(
         {
             "distribution": distribution,

@@ -217,6 +217,9 @@ class Channels:
             if task is not None and task.cancelling():
                 raise
             raise Refusal(UPSTREAM_UNREACHABLE, "the channel was closed") from None
+        if answer is None:
+            server.failed()
+            raise Refusal(UPSTREAM_INVALID, "a status of OK, and no message")
         server.failures = 0
         return Answer(
             StatusCode.OK,

@@ -56,7 +56,7 @@ class Listener:
 
     Attributes:
         port: the TCP port that is listened on, 0 before and on a unix socket.
-        shed: calls refused because there were too many, in total.
+        shed: calls refused or given up because there were too many, in total.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Listener:
         self._addresses: dict[str, str] = {}
         self._server: Server | None = None
         self._restarting: asyncio.Task[None] | None = None
+        self._silent: dict[Call, None] = {}  # that wait for a message, the longest first
 
     @property
     def calls(self) -> int:
@@ -156,14 +157,8 @@ class Listener:
 
     async def _unary(self, call: Call, _: Any, context: _Context) -> bytes:
         """Answers a call of one message."""
-        method = call.method
-        if self.calls > self._limits.calls:
-            self.shed += 1
-            outcome = self._refused(
-                Refusal(BUSY, "too many calls are under way"), method, None, context
-            )
-        else:
-            outcome = await self._once(method, context)
+        call.handled()
+        outcome = await self._once(call, context)
         call.answering(self._limits.send_seconds)
         if outcome.initial:
             await context.send_initial_metadata(outcome.initial)
@@ -178,21 +173,16 @@ class Listener:
         As Triton does it, what is wrong with one message is said in its answer, and the stream goes
         on: a status would end it, and the client would not know for which message.
         """
-        if self.calls > self._limits.calls:
-            self.shed += 1
-            await _end(
-                context,
-                self._refused(Refusal(BUSY, "too many calls are under way"), STREAM, None, context),
-            )
+        call.handled()
+        seconds = self._limits.message_seconds  # for the first, and then it may rest
         while True:
             try:
-                async with asyncio.timeout(self._limits.idle_seconds):
-                    message = await context.read()
-            except TimeoutError:
-                late = Refusal(BODY_DEADLINE, "an idle stream")
-                await _end(context, self._refused(late, STREAM, None, context))
-            if type(message) is not bytes:
+                message = await self._message(call, context, seconds)
+            except Refusal as refusal:
+                await _end(context, self._refused(refusal, STREAM, None, context))
+            if message is None:
                 return
+            seconds = self._limits.idle_seconds
             outcome = await self._answered(STREAM, message, context)
             call.answering(self._limits.send_seconds)
             if outcome.code is StatusCode.OK:
@@ -201,15 +191,46 @@ class Listener:
                 yield protobuf.span(1, (outcome.details or outcome.code.name).encode())
             call.taken()
 
-    async def _once(self, method: str, context: _Context) -> Outcome:
+    async def _once(self, call: Call, context: _Context) -> Outcome:
         try:
-            async with asyncio.timeout(self._limits.message_seconds):
+            message = await self._message(call, context, self._limits.message_seconds)
+        except Refusal as refusal:
+            return self._refused(refusal, call.method, None, context)
+        if message is None:  # or one that is too large, which gRPC has refused itself
+            return self._refused(Refusal(SYNTAX, "no whole message"), call.method, None, context)
+        return await self._answered(call.method, message, context)
+
+    async def _message(self, call: Call, context: _Context, seconds: float) -> bytes | None:
+        """The next message of a call, None if there is none.
+
+        Raises:
+            Refusal: BODY_DEADLINE or BUSY.
+        """
+        if self.calls > self._limits.calls:
+            self._make_room(call)
+        self._silent[call] = None
+        try:
+            async with asyncio.timeout(seconds):
                 message = await context.read()
         except TimeoutError:
-            return self._refused(Refusal(BODY_DEADLINE), method, None, context)
-        if type(message) is not bytes:  # none, or one too large, which gRPC has refused itself
-            return self._refused(Refusal(SYNTAX, "no whole message"), method, None, context)
-        return await self._answered(method, message, context)
+            raise Refusal(BODY_DEADLINE) from None
+        finally:
+            self._silent.pop(call, None)
+        return message if type(message) is bytes else None
+
+    def _make_room(self, call: Call) -> None:
+        """Gives up the call that has been waiting for a message longest: whoever begins calls and
+        sends nothing keeps out nobody but himself.
+
+        Raises:
+            Refusal: BUSY if none waits.
+        """
+        self.shed += 1
+        longest = next(iter(self._silent), None)
+        if longest is None:
+            raise Refusal(BUSY, "too many calls are under way")
+        del self._silent[longest]
+        longest.drop()
 
     async def _answered(self, method: str, message: bytes, context: _Context) -> Outcome:
         received = self._clock()

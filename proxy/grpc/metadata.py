@@ -14,6 +14,7 @@ _OF_THE_HOP: Final = frozenset(
     {"connection", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
 _DETAILS: Final = "grpc-status-details-bin"
+_OURS: Final = "x-request-id"
 _NOT_SENT: Final = frozenset({"accept", "user-agent", "grpc-timeout"})
 _MICROSECONDS: Final = {b"u": 1e-6, b"m": 1e-3, b"S": 1.0, b"M": 60.0, b"H": 3600.0, b"n": 1e-9}
 
@@ -69,11 +70,14 @@ def timeout_line(seconds: float) -> bytes:
 
 
 def passed_on(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
-    """A server's metadata as far as clients get it: all but what concerns the call or the hop."""
+    """A server's metadata as far as clients get it: all but what concerns the call or the hop, what
+    gRPC would not send (text that is not printable ASCII), and the request's id, which is ours."""
     return tuple(
         (name, value)
         for name, value in metadata or ()
-        if name == _DETAILS or not (name in _OF_THE_HOP or name.startswith(_OF_THE_CALL))
+        if name == _DETAILS
+        or not (name == _OURS or name in _OF_THE_HOP or name.startswith(_OF_THE_CALL))
+        if type(value) is not str or (value.isascii() and value.isprintable())
     )
 
 

@@ -42,11 +42,13 @@ class Call:
         """It is served by this task, to its end."""
         self._serving = task
 
-    def answering(self, seconds: float) -> None:
-        """Its client has so long to take what is sent from now on. To be called where it is
-        handled."""
+    def handled(self) -> None:
+        """It is handled by the current task."""
         self._handling = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._drop)
+
+    def answering(self, seconds: float) -> None:
+        """Its client has so long to take what is sent from now on."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.drop)
 
     def taken(self) -> None:
         """The client has taken it."""
@@ -54,7 +56,7 @@ class Call:
             self._timer.cancel()
             self._timer = None
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Resets it: gRPC does so with a call that nobody holds any more."""
         for task in (self._handling, self._serving):
             if task is not None:

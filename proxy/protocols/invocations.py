@@ -183,7 +183,8 @@ class Invocations(JsonCodec):
         keys = len(document)
         params = document.pop(_PARAMS, None)
         if len(document) != 1 or not document.keys() <= _KEYS:
-            raise Refusal(SYNTAX, f"the body needs exactly one of {', '.join(sorted(_KEYS))}")
+            one = ", ".join(sorted(_KEYS))
+            raise Refusal(SYNTAX, f"the body needs one of {one}, and at most {_PARAMS} beside it")
         ((key, value),) = document.items()
         request, own = self._request_of(key, value, may_hold_booleans(body))
         if params is not None:

@@ -85,8 +85,9 @@ class JsonCodec(ABC):
         self.contract = contract
         self._held = held = contract or Contract()
         self._order = [spec.name for spec in held.inputs]
-        self._tensors = JsonTensors(held, self._max_rows, b64=self.b64)
-        objects = self._max_rows * (1 + (len(held.inputs) or MAX_TENSORS))
+        names = max(MAX_TENSORS, len(self._names))
+        self._tensors = JsonTensors(held, self._max_rows, b64=self.b64, names=names)
+        objects = self._max_rows * (1 + (len(held.inputs) or names))
         self._bounds = json_bounds(held, self._max_rows, names=objects + MAX_TENSORS)
         self._cheap = json_cheap(self._bounds, self._max_rows)
 

@@ -67,9 +67,18 @@ class JsonTensors:
         max_rows: rows of one request; None: of an answer, which may also be empty, and whose
             tensors may differ in their first dimension.
         b64: whether ``{"b64": "..."}`` stands for bytes.
+        names: how many tensors there may be where the contract declares none.
     """
 
-    def __init__(self, contract: Contract, max_rows: int | None, *, b64: bool = False) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        max_rows: int | None,
+        *,
+        b64: bool = False,
+        names: int = MAX_TENSORS,
+    ) -> None:
+        self._most = names
         self._open = contract.open
         self._columns = contract.columns
         self._batched = contract.batched
@@ -160,8 +169,8 @@ class JsonTensors:
     def _named(
         self, form: Form, what: str, columns: Mapping[str, Any], keys: int, booleans: bool
     ) -> Reading:
-        if not columns or (self._open and len(columns) > MAX_TENSORS):
-            raise Refusal(TENSOR_NAME, f"{what} names no inputs, or more than {MAX_TENSORS}")
+        if not columns or (self._open and len(columns) > self._most):
+            raise Refusal(TENSOR_NAME, f"{what} names no inputs, or more than {self._most}")
         tensors: dict[str, Tensor] = {}
         encoded = set()
         missing: dict[str, Mask] = {}

@@ -244,7 +244,7 @@ class Reader:
                 if key not in self.parameters:
                     raise Refusal(PARAMETER, shown(key))
             elif not check(value):
-                raise Refusal(VALUE, f"{key} is not what it is to be")
+                raise Refusal(VALUE, f"{key} has a value that it cannot have")
         self._check_model(given)
         volume = self._volume(question, given)
         if volume.items > self.max_items:
@@ -350,7 +350,7 @@ def _media(messages: Any, *, remote: bool) -> tuple[int, int]:
             if check is None:
                 raise Refusal(PARAMETER, f"{shown(key)} in a message")
             if value is not None and not check(value):
-                raise Refusal(VALUE, f"{key} of a message is not what it is to be")
+                raise Refusal(VALUE, f"{key} of a message has a value that it cannot have")
         content = message.get("content")
         if content is None or type(content) is str:
             continue

@@ -78,11 +78,14 @@ def check_bounds(text: bytes, bounds: Bounds) -> bool:
     # A string's first quote is never escaped. Counting is cheap and taking the strings out is not:
     # that is done only if it matters, and not if there are too many of them.
     if marks.count(b'"') - marks.count(b'\\"') > 2 * bounds.strings:
-        raise Refusal(SYNTAX, "more strings than the tensors need")
+        raise Refusal(SYNTAX, "more strings than a request within the limit of rows can hold")
     if within(marks):
         return True
     if not within(_STRING.sub(b"", marks)):
-        raise Refusal(SYNTAX, "more values, arrays or objects than the tensors need")
+        raise Refusal(
+            SYNTAX,
+            "more values, arrays or objects than a request within the limit of rows can hold",
+        )
     return False
 
 

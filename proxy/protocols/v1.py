@@ -5,6 +5,7 @@ TensorFlow's examples. https://www.tensorflow.org/tfx/serving/api_rest
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -86,7 +87,8 @@ class V1(JsonCodec):
     def learn(self, body: bytes, width: int | None) -> Contract:
         """The contract of TensorFlow's metadata; an open one of KServe. See ``Codec.learn``."""
         if self._declares:
-            return contract_of_metadata(body, model=self._paths.served, width=width)
+            learnt = contract_of_metadata(body, model=self._paths.served, width=width)
+            return _ordered(learnt, self._names)
         return contract_of_status(body, model=self._paths.served, width=width)
 
     def route(self, method: str, target: str) -> Route:
@@ -210,3 +212,11 @@ class V1(JsonCodec):
             "document": document,
         }
         return InferResponse(reading.tensors, reading.n, options)
+
+
+def _ordered(contract: Contract, names: Sequence[str]) -> Contract:
+    """A contract with its inputs in the order of the features, where they are their names."""
+    inputs = {spec.name: spec for spec in contract.inputs}
+    if len(names) != len(inputs) or inputs.keys() != set(names):
+        return contract
+    return replace(contract, inputs=tuple(inputs[name] for name in names))

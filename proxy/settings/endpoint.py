@@ -259,6 +259,15 @@ class Endpoint(Section):
             faults.add("each step comes once, in the order shape, throttle, block", "on_pattern")
         if self.shaping.mode == "label" and self.answer.kind == "values":
             faults.add("values have no label: choose another mode", "shaping", "mode")
+        over_grpc = {"v2"} if self.grpc is not None else set()
+        if self.answer.output and len({one.protocol.name for one in self.spoken} | over_grpc) > 1:
+            # Or a client could have its answers judged or not as it likes.
+            faults.add(
+                "each of the endpoint's protocols has its own names for what is answered: leave it "
+                "out, or make endpoints of them",
+                "answer",
+                "output",
+            )
         if isinstance(self.protocol, CustomJson) and self.protocol.answer is None:
             for key, read in (
                 ("capture", self.capture is not None),
@@ -291,6 +300,8 @@ class Endpoint(Section):
                     "of a text nothing is scored or shaped: protocol.calls must be [embeddings]",
                     key,
                 )
+        if self.second_opinion.when != "never":
+            faults.add("of embeddings there is none: it would do nothing", "second_opinion")
         if self.capture is not None:
             faults.add(
                 "captured are rows and the model's answers to them: embeddings are answers, and "

@@ -74,10 +74,11 @@ class Grpc(Section):
     streams: Annotated[int, Field(gt=0, le=100_000)] = 32
     """Calls at once on one connection; beyond it, the client waits."""
     calls: Annotated[int, Field(gt=0, le=1_000_000)] = 256
-    """Calls at once, over all connections, from their begin until their answers were taken; beyond
-    it, they end with UNAVAILABLE. A stream is one call."""
+    """Calls at once, over all connections, from their begin until their answers were taken; a
+    stream is one. Beyond it, the call that has waited for a message longest is given up for a new
+    one; if none waits, the new one ends with UNAVAILABLE."""
     idle_seconds: Seconds = 300.0
-    """How long a connection may rest without calls."""
+    """How long a connection may rest without calls, and a stream without messages."""
     age_seconds: Seconds = 3600.0
     """After which a connection takes no more calls, so that clients spread over new ones; those
     under way have ``http.drain_seconds``."""

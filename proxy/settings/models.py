@@ -98,6 +98,8 @@ class Client(Section):
         faults = Faults()
         if not self.identify:
             faults.add("must name at least one of mtls, api_key, ip", "identify")
+        if "api_key_header" in self.model_fields_set and self.api_keys is None:
+            faults.add("no key is known without api_keys: it would do nothing", "api_key_header")
         for index, kind in enumerate(self.identify):
             if kind in self.identify[:index]:
                 faults.add(f"{kind} is listed twice", "identify", index)

@@ -389,6 +389,17 @@ async def test_no_client_chooses_not_to_be_judged(rig, name, failure_mode):
     assert "'y'" in visit.record.notes["missing"]
 
 
+@pytest.mark.parametrize("failure_mode", list(FailureMode))
+async def test_no_client_chooses_a_protocol_in_which_it_is_not_judged(rig, failure_mode):
+    one = rig(failure_mode=failure_mode)
+    one.endpoint.bindings = (one.binding, Binding("/v1/models/m", None, one.pool))
+    visit = one.visit([1])
+    await one.inspect(visit, response_of(NEEDLESS["other rows"], JSON))
+    assert visit.refused and found(visit) == ["BZ-200"] and not visit.record.fault
+    assert "'y'" in visit.record.notes["missing"]
+    assert found(await judged(one, document([1]))) == []
+
+
 ASKED = {"outputs": [{"name": "y"}, {"name": "z"}]}
 
 

@@ -55,3 +55,18 @@ def test_a_reload_keeps_the_names_of_the_same_bundle_alone():
     assert known_contract(given, None, before) is None
     before = served(given, Contract())
     assert known_contract(given, bundle(features=2), before) == Contract(width=2)
+    tensors = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in "ba"]
+    learnt = Contract.from_config(tensors)
+    before = served(given, learnt)
+    assert known_contract(given, bundle("b", "a"), before) == learnt
+    assert known_contract(given, bundle("a", "b"), before) is None
+    assert known_contract(given, bundle(features=2), before) == learnt
+
+
+def test_an_image_has_the_features_that_the_bundle_scores():
+    image = {"width": 9, "height": 8, "channels": 1}
+    more = {"match": "/predictions/m", "protocol": {"name": "torchserve", "image": image}}
+    assert known_contract(endpoint(**more), bundle(features=72), None) is None
+    assert known_contract(endpoint(**more), None, None) is None
+    with pytest.raises(ContractError, match="scores 64 features, not 9 x 8 x 1"):
+        known_contract(endpoint(**more), bundle(features=64), None)

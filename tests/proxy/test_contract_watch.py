@@ -10,6 +10,8 @@ from proxy import rules
 from proxy.contract_watch import ContractWatch
 from proxy.endpoint import Binding, Endpoint
 from proxy.protocols.contract import Contract
+from proxy.protocols.torchserve import TorchServe
+from proxy.protocols.v1 import V1
 from proxy.protocols.v2 import V2
 from proxy.rules import Refusal
 
@@ -163,7 +165,7 @@ def spoken(pool, *models):
 
 
 async def test_of_several_protocols_the_first_that_is_answered_teaches_all():
-    pool = Pool((404, b""), metadata(4), metadata(5))
+    pool = Pool((404, b""), metadata(4), (404, b""), metadata(5))
     bindings = spoken(pool, "other", "m", "never")
     elsewhere = Binding("/v2/models/m", V2("/v2/models/m", None), Pool())
     watch = watch_over(*bindings, elsewhere)
@@ -171,9 +173,63 @@ async def test_of_several_protocols_the_first_that_is_answered_teaches_all():
     assert [request.target for request in pool.asked] == [b"/v2/models/other", b"/v2/models/m"]
     assert {binding.codec.contract.width for binding in (*bindings, elsewhere)} == {4}
     await watch.check()
-    assert pool.asked[2].target == b"/v2/models/m", "only the one that was answered is asked again"
+    assert pool.asked[2:] == pool.asked[:2], "those after the one that was answered are not asked"
     assert {binding.codec.contract.width for binding in bindings} == {5}
     assert elsewhere.pool.asked == []
+
+
+def automatic(pool):
+    """V2 first, then protocols whose servers declare nothing, as ``auto`` asks them."""
+    return [
+        *spoken(pool, "m"),
+        Binding("/v1/models/m", V1("/v1/models/m", None), pool),
+        Binding("/predictions/m", TorchServe("/predictions/m", None), pool),
+    ]
+
+
+async def test_a_protocol_that_declares_is_asked_until_it_does():
+    ready = 200, b'{"status": "Healthy"}'
+    loading, absent = (400, b""), (404, b"")
+    pool = Pool(loading, absent, ready, loading, absent, ready, metadata(4), absent)
+    bindings = automatic(pool)
+    watch = watch_over(*bindings, width=4)
+    for contract in (Contract(width=4), Contract(width=4)):
+        await watch.check()
+        assert not watch.problem
+        assert {binding.codec.contract for binding in bindings} == {contract}
+    await watch.check()
+    [declared] = {binding.codec.contract for binding in bindings}
+    assert not declared.open
+    await watch.check()
+    assert "404" in watch.problem, "from then on it is asked alone"
+    assert pool.answers == []
+    assert {binding.codec.contract for binding in bindings} == {declared}
+
+
+async def test_what_was_declared_is_not_taken_back_by_who_declares_nothing():
+    """As after a reload while the model is loaded anew: the watch is new, the contract is not."""
+    ready = 200, b'{"name": "m", "ready": true}'
+    pool = Pool((404, b""), ready, (404, b""), ready, metadata(5))
+    bindings = automatic(pool)
+    declared = Contract.from_config([{"name": "x", "datatype": "FP32", "shape": [-1, 4]}])
+    for binding in bindings:
+        binding.codec = binding.codec.with_contract(declared)
+    watch = watch_over(*bindings)
+    for _ in range(2):
+        await watch.check()
+        assert not watch.problem, "the server was seen"
+        assert {binding.codec.contract for binding in bindings} == {declared}
+    await watch.check()
+    assert {binding.codec.contract.width for binding in bindings} == {5}
+
+
+async def test_a_server_that_no_longer_declares_anything_is_followed():
+    pool = Pool(metadata(4), (200, b'{"name": "m", "inputs": []}'))
+    bindings = automatic(pool)
+    watch = watch_over(*bindings)
+    await watch.check()
+    await watch.check()
+    assert {binding.codec.contract for binding in bindings} == {Contract()}
 
 
 async def test_a_server_that_fails_is_not_asked_by_another_protocol():

@@ -80,15 +80,16 @@ def bytes_tables(rows):
         for probe in probes:
             found = {row["server"]: row for row in own if row["probe"] == probe}
             direct = [found[name]["direct"] if name in found else "" for name in servers]
-            through = sorted({shown(row["through"]) for row in found.values()})
-            lines.append([probe, *direct, ", ".join(through)])
+            through = [row["through"] for row in found.values()]
+            lines.append([probe, *direct, shown(through)])
         parts.append(f"### {protocol}\n\n" + table(["request", *servers, "through"], lines))
     return "\n".join(parts)
 
 
-def shown(through):
-    """What the firewall made of a request, as the table says it."""
-    return f"refused, {through}" if RULE.fullmatch(through) else through
+def shown(outcomes):
+    """What the firewall made of a request, before one server or another."""
+    words = " or ".join(sorted(set(outcomes)))
+    return f"refused, {words}" if all(map(RULE.fullmatch, outcomes)) else words
 
 
 def clients(folder):

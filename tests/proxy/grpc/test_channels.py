@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import asyncio
 
+import grpc
 import pytest
-from grpc import StatusCode
+from grpc import StatusCode, aio
 from grpc_ends import INFER, SERVICE, ModelServer
 
 from loadtest.process import free_port
 from proxy.decision import ALLOWED, Permit, UpstreamRequest
 from proxy.grpc.channels import Channels
+from proxy.grpc.metadata import passed_on
 from proxy.http.address import Address
 from proxy.http.limits import PoolLimits
 from proxy.rules import (
@@ -48,8 +50,12 @@ async def upstream(server):
 
 async def test_a_call_as_it_was_permitted(server, upstream):
     async def answer(method, message, context):
-        await context.send_initial_metadata((("a", "1"), ("grpc-internal-x", "2")))
-        context.set_trailing_metadata((("b", "2"), ("c-bin", b"\0"), ("content-x", "3")))
+        await context.send_initial_metadata(
+            (("a", "1"), ("grpc-internal-x", "2"), ("x-request-id", "theirs"))
+        )
+        context.set_trailing_metadata(
+            (("b", "2"), ("c-bin", b"\0"), ("content-x", "3"), ("x-request-id", "theirs"))
+        )
         return b"answer"
 
     server.answer = answer
@@ -216,6 +222,33 @@ async def test_an_answer_beyond_the_bound_is_invalid(server):
         await upstream.send(permit())
     assert caught.value.rule is UPSTREAM_INVALID
     await upstream.close()
+
+
+async def test_a_status_of_ok_without_a_message_is_invalid():
+    async def nothing(message, context):
+        return
+        yield b""
+
+    class Silent(grpc.GenericRpcHandler):
+        def service(self, _):
+            return grpc.unary_stream_rpc_method_handler(nothing)
+
+    server = aio.server(handlers=[Silent()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    upstream = channels(port)
+    for _ in range(2):
+        with pytest.raises(Refusal) as caught:
+            await upstream.send(permit())
+        assert caught.value.rule is UPSTREAM_INVALID
+    assert upstream.state().addresses[0].errors == 2
+    await upstream.close()
+    await server.stop(None)
+
+
+async def test_a_server_s_metadata_beyond_ascii_is_left_out():
+    said = (("a", "\xff"), ("b", "plain"), ("c-bin", b"\xff"), ("d", "line\nbreak"))
+    assert passed_on(said) == (("b", "plain"), ("c-bin", b"\xff"))
 
 
 async def test_a_connection_that_breaks_in_the_middle(server):

@@ -284,8 +284,8 @@ def test_a_text_that_is_dear_to_parse_is_refused_before(filling):
         codec.decode_request({}, body, route)
     assert refusal.value.rule is SYNTAX
     assert refusal.value.detail in (
-        "more values, arrays or objects than the tensors need",
-        "more strings than the tensors need",
+        "more values, arrays or objects than a request within the limit of rows can hold",
+        "more strings than a request within the limit of rows can hold",
     )
 
 

@@ -123,6 +123,15 @@ def test_names_that_are_not_the_features_are_refused(ask, row, expected):
     assert rule(ask, row, names=("a", "b", "c", "d")) is expected
 
 
+def test_as_many_features_as_there_are_may_be_named():
+    names = [f"f{number}" for number in range(300)]
+    codec = V1("/v1/models/m", Contract().with_width(300), names=names)
+    row = {name: place for place, name in enumerate(names)}
+    body = json.dumps({"instances": [dict(reversed(row.items()))] * 256}).encode()
+    read = codec.decode_request(JSON, body, codec.route("POST", "/v1/models/m:predict"))
+    assert read.rows.tolist() == [list(range(300))] * 256
+
+
 @pytest.mark.parametrize("value", [["1", "2", "3", "4"], [True, "2", 3, 4]])
 def test_texts_are_not_taken_for_numbers_without_names_either(value):
     codec = Seldon("/predict", WIDE)

@@ -317,6 +317,8 @@ def test_answers_are_tensors():
         {"predictions": [{"a": 1}, {"b": 1}]},
         {"result": [[["a", 0.5], ["b"]]]},
         {"result": [[["a", "b"]], [[1, 2]]]},
+        {"result": [[["a", "x"]]]},
+        {"result": [[["a", True]]]},
         {"result": [[["a", 0.5, "b", 0.5]]]},
         {"result": [[[1, 2]]]},
         {"result": [[1, 2]]},
@@ -385,6 +387,9 @@ def test_tensorflow_declares_its_tensors():
     assert [(s.name, s.datatype, s.shape) for s in contract.outputs] == [("y", "FP32", (-1, 3))]
     assert contract.width == 5
     assert one.learn(metadata(inputs), 5) == contract
+    for names, order in ((("k", "z", "a"), "kza"), (("k", "z"), "akz"), (("k", "z", "x"), "akz")):
+        learnt = codec(server="tensorflow", names=names).learn(metadata(inputs), None)
+        assert "".join(spec.name for spec in learnt.inputs) == order
     examples = {"inputs": ("DT_STRING", [-1])}
     for call in ("classify", "regress"):
         learnt = one.learn(metadata(examples, f"tensorflow/serving/{call}"), 7)

@@ -273,7 +273,10 @@ def test_clients_and_admin_have_their_own_addresses():
 def test_how_clients_are_known():
     client = make(client={"trusted_proxies": ["10.0.0.0/8", "2001:db8::/32"]}).client
     assert client.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
-    assert make(client={"api_key_header": "X-Key"}).client.api_key_header == "x-key"
+    keys = {"api_key_header": "X-Key", "api_keys": "keys"}
+    assert make(client=keys).client.api_key_header == "x-key"
+    del keys["api_keys"]
+    assert set(faults(client=keys)) == {"client.api_key_header"}
     wrong = {
         "trusted_proxies": ["0.0.0.0/0"],
         "identify": [],
@@ -515,6 +518,19 @@ def test_what_is_no_protocol(protocol):
     assert place == "endpoints.0.protocol"
     assert "v2, v1, invocations (MLflow, SageMaker), torchserve, seldon, openai" in message
     assert "{name: json, rows: …} or {name: auto, model: …}" in message
+
+
+def test_what_is_judged_has_one_name_in_every_protocol(tmp_path):
+    named = {"bundle": str(tmp_path / "b"), "answer": {"output": "y"}}
+    one = {**named, "match": "/v2/models/m", "protocol": "v2"}
+    assert make({**one, "grpc": GRPC}, grpc=LISTENER).endpoints[0].answer.output == "y"
+    for several in (
+        {**named, "match": "/", "protocol": {"name": "auto", "model": "m"}},
+        {**named, "match": "/v1/models/m", "protocol": "v1", "grpc": GRPC},
+    ):
+        more = {"grpc": LISTENER} if "grpc" in several else {}
+        assert set(faults(several, **more)) == {"endpoints.0.answer.output"}
+        assert make({**several, "answer": {}}, **more)
 
 
 GRPC = {"upstream": "grpc://127.0.0.1:8002"}

@@ -45,6 +45,8 @@ def test_of_texts_nothing_is_scored_or_shaped(keys):
 
 def test_nothing_is_captured_and_no_tensor_declared():
     calls = told(calls=("embeddings",))
+    asked = faults(calls, bundle=__file__, second_opinion={"when": "suspicious"})
+    assert list(asked) == [("second_opinion",)]
     assert list(faults(calls, capture={"rows": 1000})) == [("capture",)]
     tensor = {"name": "x", "datatype": "FP32", "shape": (-1, 4)}
     assert list(faults(calls, contract={"inputs": (tensor,)})) == [("contract",)]
