@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from proxy import shaping_columns, shaping_texts
-from proxy.protocols.base import CHOOSES, InferRequest, InferResponse
+from proxy.protocols.base import InferRequest, InferResponse
 from proxy.shaping_embeddings import disturbed as disturbed_vectors
 from proxy.shaping_embeddings import rounded as rounded_vectors
 from proxy.shaping_labels import labels, renamed
-from proxy.shaping_noise import KEY_BYTES, beside, noise, noise_key, start_of
+from proxy.shaping_noise import KEY_BYTES, beside, noise, noise_key, noise_of
 from proxy.shaping_scores import (
     Bools,
     Form,
@@ -139,10 +139,10 @@ def shape(
     named = None
     if style.mode == "noise" and not style.keep_best:
         named = labels(views, style.output, style.classes)
-    alone = [name for name in singles if name in views and name not in joint]
+    alone = [name for name in singles if name in views and name not in joint and views[name].any()]
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         artist = _Shaper(style, request, None if named is None else named.follow)
-        artist.tell_apart(views, alone)
+        artist.tell_apart(views, alone, joint)
         shaped = {name: artist.shaped(name, view) for name, view in views.items()}
     for name, found in shaped.items():
         for column, own in enumerate(joint.get(name, ())):
@@ -196,17 +196,36 @@ class _Shaper:
         self._request = request
         self._rest = beside(request) if request is not None and style.mode == "noise" else None
         self._follow = follow
-        self._apart: dict[str, str] = {}
+        self._own: dict[str, Reals] = {}
 
-    def tell_apart(self, views: Mapping[str, _Tensor], names: Sequence[str]) -> None:
-        """Gives outputs of one column each noise of its own: what they share would cancel out in
-        their differences. One alone has that of the second of two classes, as another output may
-        show both; but not where the client chose it, and may choose the next one next."""
-        if self._request is None or self._style.mode != "noise":
+    def tell_apart(
+        self,
+        views: Mapping[str, _Tensor],
+        alone: Sequence[str],
+        joint: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        """Gives outputs of one column each noise that goes by their names.
+
+        What they share would cancel out in their differences, and a client may choose one after the
+        other. But what another output of two classes says has the noise of that.
+
+        Args:
+            alone: those that stand for themselves.
+            joint: those that are one vector, by the name that they have here.
+        """
+        request = self._request
+        if request is None or self._style.mode != "noise":
             return
-        alike = shaping_columns.alike(views, names)
-        if len(set(alike.values())) > 1 or not CHOOSES.isdisjoint(self._request.options):
-            self._apart = alike
+        same = shaping_columns.alike(views, alone)
+        lone = [one for one in alone if not shaping_columns.says_two_classes(views[one], views)]
+        names = list(dict.fromkeys([*(same[one] for one in lone), *sum(joint.values(), ())]))
+        if not names or any(len(views[one]) != request.n for one in (*lone, *joint)):
+            return
+        drawn = noise_of(self._style.key, request.rows, names, self._rest) * self._style.noise
+        place = {name: at for at, name in enumerate(names)}
+        self._own = {one: drawn[:, place[same[one]]] for one in lone}
+        for lead, group in joint.items():
+            self._own[lead] = drawn[:, [place[name] for name in group], 0]
 
     def shaped(self, name: str, view: _Tensor) -> _Tensor:
         """One output, as :func:`_view` gives it."""
@@ -224,13 +243,13 @@ class _Shaper:
             return np.where(best, limits.max, limits.min).astype(view.dtype)
         if letter != "f" or (kind == "labels" and columns == 1):
             return view
-        return self._floats(view, kind, self._apart.get(name))
+        return self._floats(view, kind, self._own.get(name))
 
-    def _floats(self, view: _Tensor, kind: Kind, apart: str | None) -> _Tensor:
+    def _floats(self, view: _Tensor, kind: Kind, own: Reals | None) -> _Tensor:
         mode, columns = self._style.mode, view.shape[2]
         found: _Tensor = view.reshape(-1, columns) + view.dtype.type(0)  # a copy without -0
         values = found.astype(np.float64)
-        noises, keep = self._noise(view, apart) if mode == "noise" else (None, None)
+        noises, keep = self._noise(view, own) if mode == "noise" else (None, None)
         for part, how in self._parts(values, kind, np.finfo(view.dtype)):
             some, new = values[part], found[part]
             for form, at in forms(some, kind):
@@ -289,31 +308,28 @@ class _Shaper:
         found = shaping_texts.reworded(view.reshape(-1, view.shape[2]), change, style.decimals)
         return view if found is None else found
 
-    def _noise(self, view: _Tensor, apart: str | None) -> tuple[Reals, Bools]:
+    def _noise(self, view: _Tensor, own: Reals | None) -> tuple[Reals, Bools]:
         """Of each thing of the view: its noise, (m, C) or (m, 2), and whether its verdict stays.
 
         Args:
-            apart: the name of the output whose noise it has; None: that of all outputs.
+            own: the noise that this output has for itself; None: that of all outputs.
         """
         style = self._style
         columns = max(2, view.shape[2])
-        drawn = self._drawn(len(view), view.shape[1] * columns, apart) * style.noise
+        drawn = own
+        if drawn is None:
+            drawn = self._drawn(len(view), view.shape[1] * columns) * style.noise
         keep = np.full(len(view), True)
         if self._follow is not None and len(view) == len(self._follow):
             keep = ~self._follow
         return drawn.reshape(-1, columns), np.repeat(keep, view.shape[1])
 
-    def _drawn(self, n: int, width: int, apart: str | None) -> Reals:
+    def _drawn(self, n: int, width: int) -> Reals:
         """(n, width) noise, a row for each row asked; where the answer is not by row, of the
         request as a whole."""
         request, rest, key = self._request, self._rest, self._style.key
         assert request is not None  # without it there is no noise
-        rows = request.rows
         if n != request.n:
-            rows = rows.reshape(1, -1)
-            rest = None if rest is None else [b"".join(rest)]
-        if apart is None:
-            return noise(key, rows, width, rest)
-        mark = b"output:" + apart.encode("utf-8", "replace")
-        own = [mark + one for one in rest or [b""] * len(rows)]
-        return noise(key, rows, width, own, start_of(key, apart))
+            joined = None if rest is None else [b"".join(rest)]
+            return noise(key, request.rows.reshape(1, -1), width, joined)
+        return noise(key, request.rows, width, rest)

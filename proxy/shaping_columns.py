@@ -13,10 +13,12 @@ from proxy.shaping_scores import SUMS
 _Tensor = npt.NDArray[Any]
 
 _ALIKE: Final = 1e-3  # relative: half precision
+_EPSILON: Final = 1e-9
 
 
 def scores(views: Mapping[str, _Tensor]) -> list[str]:
-    """The outputs of one floating-point score a row. Whole numbers alone are labels.
+    """The outputs of one floating-point score a row. Whole numbers alone are labels, but zeros may
+    be the scores of a class that is out of the question.
 
     Args:
         views: (n, things, scores) by output.
@@ -24,7 +26,10 @@ def scores(views: Mapping[str, _Tensor]) -> list[str]:
     return [
         name
         for name, view in views.items()
-        if view.size and view.dtype.kind == "f" and view.shape[1:] == (1, 1) and not _is_whole(view)
+        if view.size
+        and view.dtype.kind == "f"
+        and view.shape[1:] == (1, 1)
+        and (not view.any() or not (view == np.rint(view)).all())
     ]
 
 
@@ -33,7 +38,8 @@ def distributions(views: Mapping[str, _Tensor], names: Sequence[str]) -> list[tu
     1 in each row, as many as do.
 
     Shaped one by one they would tell what is to be taken away: the best of them is not the best of
-    each, and that they sum to 1 undoes a change that all of them share.
+    each, and that they sum to 1 undoes a change that all of them share. Zeros at either end are
+    left out: they may be labels.
 
     Args:
         names: the outputs to look at, each (n, 1, 1), in their order.
@@ -42,20 +48,39 @@ def distributions(views: Mapping[str, _Tensor], names: Sequence[str]) -> list[tu
         return []
     columns = np.concatenate([views[name][:, 0].astype(np.float64) for name in names], axis=1)
     columns = columns[np.isfinite(columns).all(axis=1)]
+    if not len(columns):
+        return []
     shares = ((columns >= 0) & (columns <= 1)).all(axis=0)
+    filled = columns.any(axis=0)
+    # What is no share ends a run: it adds more than a run may have.
+    sums = np.cumsum(np.where(shares, columns, 2.0), axis=1)
+    before = np.hstack([np.zeros((len(sums), 1)), sums])
     found = []
     start = 0
-    while start < len(names) - 1 and len(columns):
-        run = np.cumsum(columns[:, start:], axis=1)
-        fits = (np.abs(run - 1) <= SUMS).all(axis=0) & np.logical_and.accumulate(shares[start:])
-        ends = np.flatnonzero(fits)
-        if ends.size and ends[-1]:
-            stop = start + int(ends[-1]) + 1
+    while start < len(names) - 1:
+        stop = _end(sums, before[:, start], start) if shares[start] and filled[start] else 0
+        while stop and not filled[stop - 1]:
+            stop -= 1
+        if stop > start + 1:
             found.append(tuple(names[start:stop]))
             start = stop
         else:
             start += 1
     return found
+
+
+def _end(sums: _Tensor, before: _Tensor, start: int) -> int:
+    """Behind the longest run from a column on that sums to 1 in each row; 0 if there is none.
+
+    Args:
+        sums: (n, k) of the columns up to each, which never fall.
+        before: (n,) of those before the run.
+    """
+    low, high = np.searchsorted(sums[0], [before[0] + 1 - SUMS, before[0] + 1 + SUMS + _EPSILON])
+    low = max(int(low) - 1, start)  # the sums are as exact as doubles are
+    runs = sums[:, low:high] - before[:, None]
+    ends = np.flatnonzero((np.abs(runs - 1) <= SUMS).all(axis=0))
+    return low + int(ends[-1]) + 1 if ends.size else 0
 
 
 def alike(views: Mapping[str, _Tensor], names: Sequence[str]) -> dict[str, str]:
@@ -75,5 +100,17 @@ def alike(views: Mapping[str, _Tensor], names: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _is_whole(view: _Tensor) -> bool:
-    return bool((view == np.rint(view)).all())
+def says_two_classes(view: _Tensor, views: Mapping[str, _Tensor]) -> bool:
+    """Whether an output of one column, (n, 1, 1), is what another one of two columns has in the
+    second, or the log-odds of it."""
+    column = view.reshape(-1).astype(np.float64)
+    for other in views.values():
+        if other.dtype.kind != "f" or other.shape != (len(column), 1, 2):
+            continue
+        first, second = other[:, 0].astype(np.float64).T
+        with np.errstate(all="ignore"):
+            odds = np.log(second) - np.log(first)
+        for same in (second, odds, second - first):
+            if np.allclose(column, same, rtol=_ALIKE, atol=_EPSILON, equal_nan=True):
+                return True
+    return False

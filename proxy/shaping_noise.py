@@ -51,7 +51,6 @@ def noise(
     rows: npt.NDArray[np.float32],
     width: int,
     rest: Sequence[bytes] | None = None,
-    start: int = 0,
 ) -> Reals:
     """(n, d) rows to (n, width) standard normal numbers.
 
@@ -61,35 +60,65 @@ def noise(
 
     Args:
         rest: for each row what else tells it apart, such as text; None: nothing.
-        start: the first of the smooth half's functions to take, each of which is another one.
 
     Raises:
         ValueError: if the key does not have 32 bytes.
     """
+    known, seeds = _known(key, rows, rest)
+    even = width + width % 2
+    rough = _normals(b"".join([shake_256(seed).digest(4 * even) for seed in seeds]))
+    found = rough.reshape(-1, even)[:, :width]
+    if known.shape[1]:
+        smooth = _waved(key, known) @ _heights(key, min(width, _WIDTH))
+        if width > _WIDTH:
+            smooth = np.tile(smooth, -(-width // _WIDTH))[:, :width]
+        found = (found + smooth) * np.sqrt(0.5)
+    return _grained(found)
+
+
+def noise_of(
+    key: bytes,
+    rows: npt.NDArray[np.float32],
+    names: Sequence[str],
+    rest: Sequence[bytes] | None = None,
+) -> Reals:
+    """As :func:`noise`, (n, names, 2): two numbers for each name, which go by it and not by the
+    other names: an output that is asked for alone has the same noise as among others."""
+    known, seeds = _known(key, rows, rest)
+    marks = [blake2b(_encoded(name), key=key, digest_size=16).digest() for name in names]
+    rough = _normals(
+        b"".join([shake_256(seed + mark).digest(8) for seed in seeds for mark in marks])
+    )
+    found = rough.reshape(len(known), len(names), 2)
+    if known.shape[1]:
+        places = [2 * (int.from_bytes(mark[:8], "little") % _OWN) for mark in marks]
+        heights = _heights(key, 2 * (_OWN + 1))[:, 2:]  # the first two are those of two classes
+        columns = np.array([(place, place + 1) for place in places]).reshape(-1)
+        smooth = (_waved(key, known) @ heights[:, columns]).reshape(found.shape)
+        found = (found + smooth) * np.sqrt(0.5)
+    return _grained(found)
+
+
+def _known(
+    key: bytes, rows: npt.NDArray[np.float32], rest: Sequence[bytes] | None
+) -> tuple[npt.NDArray[np.float32], list[bytes]]:
+    """The rows, zeros of either sign alike, and a seed for each and what stands beside it."""
     if len(key) != KEY_BYTES:
         raise ValueError(f"a key of {len(key)} bytes: {KEY_BYTES} are needed")
     known = np.ascontiguousarray(rows, "<f4") + np.float32(0)  # no -0
     contents = [row.tobytes() for row in known]
     if rest is not None:
         contents = [one + other for one, other in zip(contents, rest, strict=True)]
-    even = width + width % 2
-    seeds = [blake2b(content, key=key, digest_size=32).digest() for content in contents]
-    rough = _normals(b"".join([shake_256(seed).digest(4 * even) for seed in seeds]))
-    found = rough.reshape(-1, even)[:, :width]
-    if known.shape[1]:
-        smooth = _smooth(key, known, start, min(start + width, _WIDTH))
-        if smooth.shape[1] < width:
-            smooth = np.tile(smooth, -(-width // smooth.shape[1]))[:, :width]
-        found = (found + smooth) * np.sqrt(0.5)
+    return known, [blake2b(content, key=key, digest_size=32).digest() for content in contents]
+
+
+def _grained(found: Reals) -> Reals:
     grained: Reals = np.rint(found / _GRAIN) * _GRAIN
     return grained
 
 
-def start_of(key: bytes, output: str) -> int:
-    """Where the noise of an output begins that is to have its own: it depends on nothing but the
-    name, so that an output asked for alone has the same as among others. Never 0."""
-    drawn = blake2b(output.encode("utf-8", "replace"), key=key, digest_size=8).digest()
-    return 2 + 2 * (int.from_bytes(drawn, "little") % _OWN)
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "replace")
 
 
 def beside(request: InferRequest) -> list[bytes] | None:
@@ -120,7 +149,8 @@ def _beside(tensor: npt.NDArray[Any]) -> list[bytes]:
     return [row.tobytes() if row.any() else b"" for row in left] if left.any() else []
 
 
-def _smooth(key: bytes, rows: npt.NDArray[np.float32], start: int, stop: int) -> Reals:
+def _waved(key: bytes, rows: npt.NDArray[np.float32]) -> Reals:
+    """(n, features) the waves of which the smooth half is made."""
     levelled = _levelled(rows)
     if levelled.shape[1] > _FOLDED:
         levelled = levelled * _signs(key, levelled.shape[1])
@@ -129,9 +159,7 @@ def _smooth(key: bytes, rows: npt.NDArray[np.float32], start: int, stop: int) ->
     frequencies, phases = _waves(key, levelled.shape[1])
     # Folding keeps distances: what counts is the number of features that there were.
     angles = levelled @ frequencies / (_LENGTH * np.sqrt(rows.shape[1])) + phases
-    # Of outputs with noise of their own there are many: one table serves all of them.
-    heights = _heights(key, max(stop, 2 + 2 * _OWN) if start else stop)
-    found: Reals = np.cos(angles) @ heights[:, start:stop]
+    found: Reals = np.cos(angles)
     return found
 
 

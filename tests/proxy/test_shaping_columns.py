@@ -6,6 +6,7 @@ import pytest
 from proxy.protocols.base import InferRequest, InferResponse
 from proxy.shaping import Style, noise_key, shape
 from proxy.shaping_columns import alike, distributions, scores
+from proxy.shaping_scores import SUMS
 
 KEY = noise_key(b"secret", "digits")
 RANDOM = np.random.default_rng(3)
@@ -32,7 +33,7 @@ def odds(shares):
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
 @pytest.mark.parametrize("form", [(-1,), (-1, 1)])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES[:-1])
 def test_columns_of_a_distribution_are_shaped_as_the_vector_that_they_are(mode, form, dtype):
     given = SHARES.astype(dtype)
     whole = shaped({"p": given}, mode)["p"]
@@ -43,12 +44,45 @@ def test_columns_of_a_distribution_are_shaped_as_the_vector_that_they_are(mode, 
     assert np.array_equal(np.column_stack([one.reshape(-1) for one in found.values()]), whole)
 
 
+@pytest.mark.parametrize("form", [(-1,), (-1, 1)])
+def test_their_noise_is_that_of_a_vector(form):
+    found = shaped(columns(shape=form), keep_best=False)
+    together = np.column_stack([one.reshape(-1) for one in found.values()])
+    assert np.allclose(together.sum(axis=1), 1)
+    moved = np.log(together / SHARES)
+    for one, other in ((0, 1), (1, 3)):
+        assert 0.85 < (moved[:, one] - moved[:, other]).std() < 1.15
+
+
+def test_it_goes_by_their_names_and_not_by_their_places():
+    """A client may choose in which order they stand: averages over the orders would wear it off."""
+    found = shaped(columns(), keep_best=False)
+    for order in ((3, 1, 0, 2), (1, 0, 3, 2)):
+        names = [NAMES[at] for at in order]
+        again = shaped(columns(SHARES[:, order], names), keep_best=False, chosen=names)
+        assert all(np.allclose(again[name], found[name], rtol=1e-12) for name in names)
+
+
+def test_a_class_that_is_out_of_the_question_changes_nothing():
+    given = SHARES.copy()
+    given[7] = 0.7, 0.0, 0.3, 0.0
+    batch = shaped(columns(given))
+    alone = shaped(columns(given[7:8]), rows=ROWS[7:8])
+    assert np.allclose([alone[name][0] for name in NAMES], [batch[name][7] for name in NAMES])
+    assert alone["p1"] == alone["p3"] == 0
+    few = shaped(columns(given[7:8]), "top_k", ROWS[7:8])
+    assert [few[name][0] for name in NAMES] == [0.7, 0.15, 0.15, 0.0]
+    label = {"label": np.zeros(1), **columns(np.array([[0.7, 0.3]]), ("a", "b"))}
+    few = shaped(label, "top_k", ROWS[:1])
+    assert [few[name][0] for name in label] == [0.0, 0.7, 0.3]
+
+
 def test_a_row_is_enough():
     """In one row of a batch, two outputs of their own may sum to 1: in most they do not."""
     for mode in MODES:
         batch = shaped(columns(), mode)
         one = shaped(columns(SHARES[7:8]), mode, ROWS[7:8])
-        assert [one[name][0] for name in NAMES] == [batch[name][7] for name in NAMES]
+        assert np.allclose([one[name][0] for name in NAMES], [batch[name][7] for name in NAMES])
 
 
 def test_what_stands_beside_them_stays_what_it_is():
@@ -112,6 +146,8 @@ def test_an_output_that_is_chosen_alone_has_the_noise_that_it_has_among_others()
     for name, tensor in tensors.items():
         alone = shaped({name: tensor}, chosen=(name,))
         assert np.array_equal(alone[name], both[name])
+    lone = {"a": tensors["a"]}
+    assert np.array_equal(shaped(lone)["a"], shaped(lone, chosen=("a",))["a"])
     # So asking for one class after the other does not tell what they sum to either.
     classes = {name: shaped({name: tensor}, keep_best=False, chosen=(name,))[name]
                for name, tensor in columns().items()}  # fmt: skip
@@ -161,6 +197,14 @@ def views(**tensors):
         ({"a": [0.25], "b": [0.75], "c": [0.5], "d": [0.5]}, [("a", "b"), ("c", "d")]),
         ({"a": [np.nan], "b": [np.nan]}, []),
         ({"a": [np.inf, 0.5], "b": [0.5, 0.5]}, [("a", "b")]),
+        (
+            {"a": [-9.0], "b": [0.25], "c": [0.75], "d": [2.0], "e": [0.5], "f": [0.5]},
+            [("b", "c"), ("e", "f")],
+        ),
+        ({"a": [-1e17], "b": [0.25], "c": [0.75]}, [("b", "c")]),
+        ({"a": [0.0], "b": [0.5], "c": [0.5], "d": [0.0]}, [("b", "c")]),
+        ({"a": [0.5], "b": [0.0], "c": [0.5]}, [("a", "b", "c")]),
+        ({"a": [0.0], "b": [1.0], "c": [0.0]}, []),
         ({}, []),
     ],
 )
@@ -168,10 +212,38 @@ def test_which_columns_are_distributions(given, groups):
     assert distributions(views(**given), list(given)) == groups
 
 
+def test_the_longest_run_from_the_first_column_on():
+    """As a look at every run finds it."""
+    found = 0
+    for seed in range(300):
+        draw = np.random.default_rng(seed)
+        n = int(draw.integers(1, 4))
+        parts = [draw.random((n, 1)), draw.normal(size=(n, 1)), np.zeros((n, 1))]
+        parts += [np.round(draw.dirichlet(np.ones(3), n), 3) * scale for scale in (1, 1.004, 1.02)]
+        draw.shuffle(parts)
+        matrix = np.concatenate(parts, axis=1)
+        every = [f"c{at}" for at in range(matrix.shape[1])]
+        expected, start = [], 0
+        while start < len(every):
+            stops = [stop for stop in range(start + 2, len(every) + 1)
+                     if matrix[:, start:stop].min() >= 0 and matrix[:, start:stop].max() <= 1
+                     and (abs(matrix[:, start:stop].sum(axis=1) - 1) <= SUMS).all()]  # fmt: skip
+            stop = stops[-1] if stops and matrix[:, start].any() else start + 1
+            while stop > start + 1 and not matrix[:, stop - 1].any():
+                stop -= 1
+            if stop > start + 1:
+                expected.append(tuple(every[start:stop]))
+            start = stop
+        given = {name: matrix[:, at].reshape(-1, 1, 1) for at, name in enumerate(every)}
+        assert distributions(given, every) == expected
+        found += len(expected)
+    assert found > 400
+
+
 def test_which_outputs_are_scores_of_one_column():
     given = views(a=[0.5, 1.0], label=[1.0, 2.0], count=[1, 2])
     given |= {"wide": np.ones((2, 1, 3)) / 3, "many": np.ones((2, 3, 1)) / 3}
     given |= {"text": np.array([[[b"x"]], [[b"y"]]], object), "none": np.empty((0, 1, 1))}
-    assert scores(given) == ["a"]
+    assert scores({**given, "zero": np.zeros((2, 1, 1))}) == ["a", "zero"]
     given = views(a=[0.5, 0.25], b=[0.5, 0.2501], c=[0.4, 0.25])
     assert alike(given, list(given)) == {"a": "a", "b": "a", "c": "c"}

@@ -224,13 +224,14 @@ class TestAnswers:
     @pytest.mark.parametrize("keep_best", [True, False])
     def test_one_column_says_what_two_columns_say(self, keep_best):
         both = softmax(LOGITS[:, :2] / 4)
-        odds = (LOGITS[:, 1:2] - LOGITS[:, :1]) / 4
-        how = {"output": "odds", "kind": "logits"}
         found = shaped(both=both, one=both[:, 1:], flat=both[:, 1], keep_best=keep_best)
         assert np.allclose(found["one"], found["both"][:, 1:], rtol=1e-9)
         assert np.allclose(found["flat"], found["both"][:, 1], rtol=1e-9)
-        odds = shaped(odds=odds, keep_best=keep_best, **how)["odds"]
-        assert np.allclose(1 / (1 + np.exp(-odds)), found["one"], rtol=1e-9)
+        for pair in (both, LOGITS[:, :2] / 4):
+            odds = (LOGITS[:, 1:2] - LOGITS[:, :1]) / 4
+            how = {"output": "odds", "kind": "logits", "keep_best": keep_best}
+            odds = shaped(odds=odds, pair=pair, **how)["odds"]
+            assert np.allclose(1 / (1 + np.exp(-odds)), found["one"], rtol=1e-9)
         stays = ((found["one"] > 0.5) == (both[:, 1:] > 0.5)).mean()
         assert (stays == 1) == keep_best
 
