@@ -39,9 +39,11 @@ class JavaServer(Server):
         return {}
 
     def variables(self):
-        """It writes its process id into the temporary folder, and runs once for each."""
+        """It writes its process id into the temporary folder, and runs once for each; its logs
+        would go where it is started."""
         temporary = str(self.folder / "temporary")
-        return {"TMPDIR": temporary, "TEMP": temporary}
+        names = ("TMPDIR", "TEMP", "LOG_LOCATION", "METRICS_LOCATION")
+        return dict.fromkeys(names, temporary)
 
     def question(self):
         """The target and media type of a request of one row, and its body."""
