@@ -31,8 +31,6 @@ from proxy.protocols.rows import MISSING
 from proxy.protocols.strict_json import check_bounds, check_unique_keys, loads
 from proxy.protocols.v2_messages import shown
 from proxy.rules import (
-    BODY_TOO_LARGE,
-    CONTRACT_UNKNOWN,
     MEDIA_TYPE,
     PARAMETER,
     SHAPE,
@@ -133,10 +131,7 @@ class Invocations(JsonCodec):
         Raises:
             Refusal: and nothing else, whatever the bytes.
         """
-        if self.contract is None:
-            raise Refusal(CONTRACT_UNKNOWN)
-        if len(body) > self._max_bytes:
-            raise Refusal(BODY_TOO_LARGE, f"at most {self._max_bytes} bytes")
+        self._admit(body)
         media = head.get(b"content-type") or b""
         if _JSON.fullmatch(media):
             return self._json(body)

@@ -149,16 +149,24 @@ class JsonCodec(ABC):
             raise Refusal(SYNTAX, "the answer is compressed")
         _check_media_type(head.get(b"content-type"))
 
+    def _admit(self, body: bytes) -> None:
+        """Refuses what need not be read.
+
+        Raises:
+            Refusal: CONTRACT_UNKNOWN or BODY_TOO_LARGE.
+        """
+        if self.contract is None:
+            raise Refusal(CONTRACT_UNKNOWN)
+        if len(body) > self._max_bytes:
+            raise Refusal(BODY_TOO_LARGE, f"at most {self._max_bytes} bytes")
+
     def _document(self, head: Headers, body: bytes) -> Any:
         """The JSON of a request. Keys that come twice are the caller's to look for.
 
         Raises:
             Refusal: CONTRACT_UNKNOWN, BODY_TOO_LARGE, MEDIA_TYPE or SYNTAX.
         """
-        if self.contract is None:
-            raise Refusal(CONTRACT_UNKNOWN)
-        if len(body) > self._max_bytes:
-            raise Refusal(BODY_TOO_LARGE, f"at most {self._max_bytes} bytes")
+        self._admit(body)
         _check_media_type(head.get(b"content-type"))
         if len(body) > self._cheap:
             check_bounds(body, self._bounds)

@@ -47,7 +47,6 @@ from proxy.protocols.strict_json import check_bounds, check_unique_keys, count_k
 from proxy.protocols.tensors import Tensor, datatype_of
 from proxy.rules import (
     BODY_TOO_LARGE,
-    CONTRACT_UNKNOWN,
     DATATYPE,
     MEDIA_TYPE,
     PARAMETER,
@@ -165,10 +164,7 @@ class SageMaker(JsonCodec):
         Raises:
             Refusal: and nothing else, whatever the bytes.
         """
-        if self.contract is None:
-            raise Refusal(CONTRACT_UNKNOWN)
-        if len(body) > self._max_bytes:
-            raise Refusal(BODY_TOO_LARGE, f"at most {self._max_bytes} bytes")
+        self._admit(body)
         for name in _CHOOSING:
             if head.get(name) is not None:
                 raise Refusal(PARAMETER, f"the header {name.decode()}")

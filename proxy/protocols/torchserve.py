@@ -31,8 +31,6 @@ from proxy.protocols.nested import may_hold_booleans
 from proxy.protocols.strict_json import check_unique_keys
 from proxy.protocols.torchserve_paths import Paths
 from proxy.rules import (
-    BODY_TOO_LARGE,
-    CONTRACT_UNKNOWN,
     MEDIA_TYPE,
     SHAPE,
     SYNTAX,
@@ -134,10 +132,7 @@ class TorchServe(JsonCodec):
         Raises:
             Refusal: and nothing else, whatever the bytes.
         """
-        if self.contract is None:
-            raise Refusal(CONTRACT_UNKNOWN)
-        if len(body) > self._max_bytes:
-            raise Refusal(BODY_TOO_LARGE, f"at most {self._max_bytes} bytes")
+        self._admit(body)
         media = head.get(b"content-type")
         if media is not None and _JSON.fullmatch(media):
             return self._json(body, JSON_LINES)
