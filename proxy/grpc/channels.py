@@ -47,6 +47,9 @@ _LOCAL: Final = re.compile(
 )
 """Words of gRPC itself, about a server that did not answer: they hold its address."""
 
+_LATE: Final = "Deadline Exceeded"
+"""Its words where both ends notice a deadline, and the server's end is the first to say so."""
+
 
 class Server(Standing):
     """One address of a model server.
@@ -251,7 +254,8 @@ class Channels:
             server.failures = 0
         elif not (late and hurried):
             server.failed()
-        if code not in _LOCAL_CODES or not _LOCAL.search(details):
+        own = _LOCAL.search(details) is not None or (late and details == _LATE)
+        if code not in _LOCAL_CODES or not own:
             return answer
         if late:
             raise Refusal(UPSTREAM_TIMEOUT, details)

@@ -174,6 +174,16 @@ async def test_deadlines(server, upstream):
     await hasty.close()
 
 
+async def test_a_deadline_that_the_server_s_end_was_first_to_notice(server, upstream):
+    async def answer(method, message, context):
+        await context.abort(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    server.answer = answer
+    with pytest.raises(Refusal) as caught:
+        await upstream.send(permit())
+    assert caught.value.rule is UPSTREAM_TIMEOUT
+
+
 async def test_a_client_that_leaves_cancels_the_call(server, upstream):
     begun, cancelled = asyncio.Event(), asyncio.Event()
 
