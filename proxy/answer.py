@@ -106,7 +106,7 @@ class AnswerInspection:
         record.answered = self._clock()
         self._hold(visit, response.buffered if body is None else len(body))
         if body is not None and visit.meter is not None:
-            visit.meter.add(body)
+            visit.show(body)
             visit.metered = True
         if body is None:
             self._unreadable(visit, f"an answer of more than {endpoint.answer_limit} bytes")

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -174,12 +175,23 @@ class Pipeline:
                 await self._taken(exchange, visit)
 
     def _charge(self, visit: Visit, meter: Meter) -> None:
-        """Charges what only the answer, as far as it came, could tell that it cost."""
-        record = visit.record
-        owed = meter.units() - record.rows
-        if owed > 0:
-            record.rows += owed
-            visit.endpoint.limiter.charge(visit.identity, owed, self._clock())
+        """Charges what only the answer, as far as it came, could tell that it cost. The answer has
+        left: a fault lets that pass uncharged, and the record says so."""
+        record, fault = visit.record, visit.meter_fault
+        if not fault:
+            try:
+                owed = meter.units() - record.rows
+                if owed > 0:
+                    visit.endpoint.limiter.charge(visit.identity, owed, self._clock())
+                    record.rows += owed
+            except Exception as error:
+                fault = repr(error)
+            else:
+                return
+        found = Reason(rules.INTERNAL, f"not charged: {fault}")
+        record.decision = replace(record.decision, reasons=(*record.decision.reasons, found))
+        record.fault = record.fault or rules.INTERNAL.id
+        _log.error("fault", endpoint=visit.endpoint.name, request=record.id, uncharged=fault)
 
     async def _taken(self, exchange: Exchange, visit: Visit) -> None:
         """Waits until the client has taken a large answer, which counts as held so long."""

@@ -53,6 +53,7 @@ class Visit:
         held: bytes of an answer that count as held until the client has taken it.
         meter: reads off the answer what it cost; None: that is known.
         metered: whether it has seen the answer already.
+        meter_fault: why it stopped reading, or "".
     """
 
     endpoint: Endpoint
@@ -71,6 +72,7 @@ class Visit:
     held: int = 0
     meter: Meter | None = None
     metered: bool = False
+    meter_fault: str = ""
 
     @property
     def rows(self) -> Rows | None:
@@ -83,7 +85,17 @@ class Visit:
     @property
     def tap(self) -> Callable[[bytes], None] | None:
         """What is to see the answer while it is passed on."""
-        return None if self.meter is None or self.metered else self.meter.add
+        return None if self.meter is None or self.metered else self.show
+
+    def show(self, piece: bytes) -> None:
+        """Shows the meter some of the answer. A fault of the meter's breaks no answer: it is kept
+        for the record."""
+        if self.meter is None or self.meter_fault:
+            return
+        try:
+            self.meter.add(piece)
+        except Exception as fault:
+            self.meter_fault = repr(fault)
 
     def refuses(self, findings: Sequence[Reason], now: float) -> bool:
         """Decides over everything that was found, and whether that refuses the exchange.

@@ -20,6 +20,7 @@ from proxy.pipeline import Pipeline
 from proxy.policy import Policy
 from proxy.protocols.contract import Contract
 from proxy.protocols.openai import OpenAI
+from proxy.protocols.openai_meter import TokenMeter
 from proxy.rules import Refusal
 from proxy.state.base import Quota
 from proxy.state.limits import Limiter
@@ -229,6 +230,25 @@ async def test_a_stream_that_is_broken_off_is_charged_by_what_came(world, end):
     assert one.spent == 100 + 5 * 10
     assert one.records[0].rows == 150
     assert one.pool.answer.discarded
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("broken", ["add", "units", "charge"])
+async def test_a_fault_in_counting_breaks_no_answer_and_is_counted(
+    world, monkeypatch, broken, stream
+):
+    def fails(*_):
+        raise ArithmeticError("odd")
+
+    one = world(Response([chunk("Hello"), chunk(usage=usage(321))]))
+    owner = one.endpoint.limiter if broken == "charge" else TokenMeter
+    monkeypatch.setattr(owner, broken, fails)
+    exchange = await one.ask({**HELLO, "stream": stream})
+    assert (exchange.status, exchange.answered) == (200, True)
+    [record] = one.records
+    assert (record.fault, record.rows, record.status) == ("BZ-900", 50, 200)
+    assert one.endpoint.metrics.faults == one.endpoint.metrics.failed_open == {"BZ-900": 1}
+    assert one.spent == 50
 
 
 @pytest.mark.parametrize(
