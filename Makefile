@@ -23,7 +23,7 @@ PIP = -m pip --disable-pip-version-check -qq install --no-deps
 PYTEST = .venv/bin/python -m pytest
 # A process a core, a file at a time: what a file sets up is set up once. ARGS="-n 0" uses one.
 SPREAD = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-LOCKED = alibi bentoml clients envoy kserve litserve mlflow mlserver mms seldon torch triton
+LOCKED = alibi bentoml clients envoy k6 kserve litserve mlflow mlserver mms seldon torch triton
 REAL = $(patsubst %,.venv-%/.installed,$(LOCKED))
 
 .DELETE_ON_ERROR:
