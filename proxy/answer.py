@@ -22,6 +22,7 @@ from proxy.http import coding
 from proxy.http.messages import Head
 from proxy.protocols.base import CHOOSES, SAYS, Codec, Holds, InferResponse, Rows
 from proxy.reading import MissingAnswer, UnreadableAnswer
+from proxy.recording import Heard, question
 from proxy.rules import UPSTREAM_INVALID, Refusal
 from proxy.scoring import found_in
 from proxy.second_opinion import Indices, LateOpinion, in_time, joined
@@ -104,6 +105,8 @@ class AnswerInspection:
         record, endpoint = visit.record, visit.endpoint
         body = await response.gathered(endpoint.answer_limit)
         record.answered = self._clock()
+        if visit.heard is not None:
+            visit.heard.append(Heard(response.status, response.headers, body))
         self._hold(visit, response.buffered if body is None else len(body))
         if body is not None and visit.meter is not None:
             visit.show(body)
@@ -124,6 +127,8 @@ class AnswerInspection:
             visit.light = False
             verdicts = await self._aside(visit, response, body)
         if endpoint.opinions is not None:
+            if visit.heard is not None:
+                visit.weighed = self._clock()
             endpoint.opinions.budget.earn(record.rows)
             if verdicts is not None and not visit.refused:
                 await self._ask_again(visit, head, verdicts)
@@ -206,7 +211,7 @@ class AnswerInspection:
         if bundle is None:
             return
         try:
-            found = found_in(visit, rows, bundle, self._clock())
+            found = found_in(visit, rows, bundle, record.answered)
         except ScoreFault as fault:
             found = [Reason(rules.DETECTOR_FAULT, str(fault))]
         except Exception as fault:
@@ -271,6 +276,7 @@ class AnswerInspection:
         opinions, judge, answers = endpoint.opinions, endpoint.judge, visit.answers
         assert opinions and judge and scored and answers  # there are verdicts
         rows, record.suspicious_rows = opinions.choose(verdicts, answers)
+        visit.drawn = opinions.drawn
         if not rows.size:
             return
         record.asked_rows = len(rows)
@@ -317,6 +323,9 @@ class AnswerInspection:
             visit.record.opinion_rows += len(views[part])
             response = await visit.binding.pool.send(permit)
             answer = await response.whole(endpoint.answer_limit)
+            if visit.heard is not None:
+                asked = question(body)
+                visit.heard.append(Heard(response.status, response.headers, answer, asked))
             if response.status != 200:
                 raise UnreadableAnswer(f"the model server answered {response.status}")
             read = await run(

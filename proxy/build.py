@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from ssl import SSLContext
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from detectors.bundle import Bundle, BundleError, load_bundle
 from detectors.calibration import BudgetError, Calibration
 from detectors.patterns.exchange import Layout
 from detectors.patterns.tracker import PatternTracker
-from proxy.build_answers import Answering, answering
+from proxy.build_answers import Answering, Random, answering
 from proxy.build_bindings import bindings
 from proxy.build_contracts import declared_contract, known_contract
 from proxy.client_watch import ClientWatch
@@ -33,6 +34,7 @@ from proxy.identity import Identifier
 from proxy.pipeline import Pipeline
 from proxy.policy import Exclusion, Policy, RuleSetting
 from proxy.protocols.contract import ContractError
+from proxy.recording import Recording, text_of
 from proxy.settings.contract import LearntContract
 from proxy.settings.endpoint import Endpoint as EndpointSettings
 from proxy.settings.limits import Quota as QuotaSettings
@@ -66,6 +68,8 @@ class Shared:
     Attributes:
         pseudonym_key: keys the clients' pseudonyms where the configuration has no secret.
         explanations: what can be explained of the last exchanges.
+        recording: writes down what it takes to replay; None: nothing is.
+        random: chooses of which rows a second opinion is asked; None: each endpoint has its own.
     """
 
     clock: Callable[[], float]
@@ -77,6 +81,8 @@ class Shared:
     audit: Audit
     pseudonym_key: bytes
     explanations: Explanations
+    recording: Recording | None = None
+    random: Random | None = None
 
 
 def load_bundles(settings: Settings) -> dict[str, Bundle]:
@@ -165,6 +171,7 @@ def build(
             explanations=shared.explanations,
             digests=settings.audit is not None and settings.audit.payload_digest,
             values=settings.audit is not None and settings.audit.values,
+            replays=shared.recording is not None,
         ),
         tuple(
             ContractWatch(
@@ -174,6 +181,7 @@ def build(
                 if isinstance(given.contract, LearntContract)
                 else LearntContract().refresh_seconds,
                 sleep=asyncio.sleep,
+                learnt=_learnt(shared.recording, built.name),
             )
             for built, given in zip(endpoints, settings.endpoints, strict=True)
         ),
@@ -367,6 +375,7 @@ def _clients(
             profile=endpoint.patterns.profile,
         )
         layout = replace(tracker.layout, retention=sharing.retention_seconds)
+    recording = shared.recording
     watch = ClientWatch(
         tracker,
         shared.state.sketches(name, layout),
@@ -375,10 +384,26 @@ def _clients(
         sync_seconds=sharing.sync_seconds,
         clock=shared.clock,
         sleep=asyncio.sleep,
+        happened=recording and partial(_happened, recording, endpoint.name),
+        alone=recording is not None and recording.alone,
     )
     if old is not None:
         watch.keep_bans_of(old)
     return watch
+
+
+def _happened(recording: Recording, endpoint: str, what: str, /, **fields: Any) -> None:
+    recording.happened(what, endpoint, **fields)
+
+
+def _learnt(recording: Recording | None, endpoint: str) -> Callable[[str, bytes], None] | None:
+    if recording is None:
+        return None
+
+    def learnt(match: str, body: bytes) -> None:
+        recording.happened("metadata", endpoint, match=match, **text_of(body))
+
+    return learnt
 
 
 def _answering(
@@ -401,6 +426,7 @@ def _answering(
             secret=_secret(settings, shared),
             workers=settings.workers,
             former=served and (served[0], served[1].capture),
+            random=shared.random,
         )
     except ValueError as error:
         raise BuildError(f"endpoint {endpoint.name}: {error}") from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import SystemRandom
 from secrets import token_bytes
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.agreement.scorer import AnswerScorer
 from detectors.bundle import Bundle
@@ -17,6 +20,8 @@ from proxy.second_opinion import SecondOpinions
 from proxy.settings.endpoint import Endpoint
 from proxy.settings.protocols import CustomJson
 from proxy.shaping import Style, noise_key
+
+Random: TypeAlias = Callable[[int], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ def answering(
     secret: bytes,
     workers: int = 1,
     former: tuple[Endpoint, Capture | None] | None = None,
+    random: Random | None = None,
 ) -> Answering:
     """What is done with one endpoint's answers.
 
@@ -45,6 +51,7 @@ def answering(
         workers: of this gateway: a sample is theirs together.
         former: the endpoint's settings so far, and its sample: that goes on if it would be the
             same.
+        random: (n,) numbers in [0, 1), by which suspicious rows are sampled; None: of its own.
 
     Raises:
         ValueError: if it cannot be done with this bundle.
@@ -60,7 +67,7 @@ def answering(
     _check_readable(endpoint, bundle)
     return Answering(
         judge=(_reader(endpoint, agreement), agreement) if agreement else None,
-        opinions=_opinions(endpoint, bundle),
+        opinions=_opinions(endpoint, bundle, random or np.random.default_rng().random),
         style=_style(endpoint, agreement, secret),
         always_shaped=endpoint.shaping.when == "always" and endpoint.mode is Mode.ENFORCE,
         capture=_capture(endpoint, workers, former),
@@ -111,7 +118,7 @@ def _reader(endpoint: Endpoint, agreement: AnswerScorer) -> AnswerReader:
         raise ValueError(f"answer: {error}") from None
 
 
-def _opinions(endpoint: Endpoint, bundle: Bundle | None) -> SecondOpinions | None:
+def _opinions(endpoint: Endpoint, bundle: Bundle | None, random: Random) -> SecondOpinions | None:
     given = endpoint.second_opinion
     if given.when == "never" or bundle is None or bundle.agreement is None:
         return None
@@ -123,7 +130,7 @@ def _opinions(endpoint: Endpoint, bundle: Bundle | None) -> SecondOpinions | Non
             share=given.share,
             sample=given.sample if given.when == "sampled" else 1.0,
             seconds=given.timeout_seconds,
-            random=np.random.default_rng().random,
+            random=random,
         )
     except ValueError as error:
         raise ValueError(f"second_opinion: {error}: fit {endpoint.bundle} with some") from None

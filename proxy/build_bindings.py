@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from importlib import import_module
 
@@ -16,7 +17,6 @@ from proxy.http.tls import client_context
 from proxy.http.upstream import Pool
 from proxy.protocols.contract import Contract
 from proxy.settings.endpoint import Endpoint
-from proxy.settings.limits import Timeouts
 from proxy.settings.models import Settings
 from proxy.transport import Transport
 
@@ -68,10 +68,12 @@ def bindings(
     return tuple(made)
 
 
-def pool_limits(timeouts: Timeouts, connections: int) -> PoolLimits:
-    """How long a model server may take, and how many connections it gets."""
+def pool_limits(endpoint: Endpoint) -> PoolLimits:
+    """How long a model server may take, and how many requests it gets at once."""
+    timeouts = endpoint.timeouts
     return PoolLimits(
-        connections=connections,
+        connections=endpoint.connections,
+        slowdown=endpoint.slowdown or math.inf,
         connect_seconds=timeouts.connect_seconds,
         response_seconds=timeouts.response_seconds,
         total_seconds=timeouts.total_seconds,
@@ -98,11 +100,12 @@ def _reach(endpoint: Endpoint, *, rpc: bool) -> str:
                 "name": True,
                 "timeouts": True,
                 "connections": True,
+                "slowdown": True,
                 "grpc": {"upstream", "upstream_tls"},
             }
         )
     return endpoint.model_dump_json(
-        include={"name", "upstream", "upstream_tls", "timeouts", "connections"}
+        include={"name", "upstream", "upstream_tls", "timeouts", "connections", "slowdown"}
     )
 
 
@@ -126,7 +129,7 @@ def _pool(endpoint: Endpoint, clock: Callable[[], float]) -> Pool:
             )
             for origin in endpoint.upstream
         ],
-        pool_limits(endpoint.timeouts, endpoint.connections),
+        pool_limits(endpoint),
         clock=clock,
     )
 

@@ -45,7 +45,7 @@ def channels(settings: Settings, endpoint: Endpoint, *, clock: Callable[[], floa
             )
             for origin in given.upstream
         ],
-        pool_limits(endpoint.timeouts, endpoint.connections),
+        pool_limits(endpoint),
         credentials=[credentials if origin.tls else None for origin in given.upstream],
         message_bytes=settings.grpc.message_bytes,
         clock=clock,

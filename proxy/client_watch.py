@@ -65,6 +65,12 @@ class ClientWatch:
         sync_seconds: from one exchange to the next.
         clock: monotonic seconds.
         sleep: waits so many seconds.
+        happened: told of what decisions depend on, where they are to be replayed: each exchange,
+            whom the operator forgave, and who is banned.
+        alone: whether nobody shares the sketches: then there is no exchange without news.
+
+    Attributes:
+        clock: as given.
     """
 
     def __init__(
@@ -77,8 +83,14 @@ class ClientWatch:
         sync_seconds: float,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        happened: Callable[..., None] | None = None,
+        alone: bool = False,
     ) -> None:
         self.tracker = tracker
+        self.clock = clock
+        self._happened = happened
+        self._alone = alone
+        self._news = False
         self.sketches = sketches
         self._bans = bans
         self.exchanged = Exchanged()
@@ -86,7 +98,6 @@ class ClientWatch:
         self._paced: dict[str, Bucket] = {}
         self._banned: Mapping[str, float] = {}
         self._sync_seconds = sync_seconds
-        self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
 
@@ -112,6 +123,7 @@ class ClientWatch:
         if self.tracker is None:
             return ()
         with self._lock:  # large requests are inspected in threads
+            self._news = True
             return self.tracker.observe(identity.client, identity.subnet, rows, p_values, now)
 
     def pace(self, client: str, rows: int, now: float) -> int:
@@ -143,13 +155,17 @@ class ClientWatch:
         """Holds the bans that another watch knew, until they are learnt anew."""
         self._banned = former._banned
 
+    def hold_bans(self, until: Mapping[str, float]) -> None:
+        """Holds these bans: the moment at which each ends, on the monotonic clock."""
+        self._banned = until
+
     async def run(self) -> None:
         """Exchanges with the state, for ever."""
         due = 0.0
         while True:
             await self._attempt(self.exchange)
-            if self._clock() >= due:
-                due = self._clock() + _BANS_SECONDS
+            if self.clock() >= due:
+                due = self.clock() + _BANS_SECONDS
                 await self._attempt(self.learn_bans)
             await self._sleep(self._sync_seconds)
 
@@ -162,25 +178,31 @@ class ClientWatch:
 
     async def exchange(self) -> None:
         """Tells the state what was learnt here, and learns what all know."""
-        if self.tracker is None:
+        if self.tracker is None or (self._alone and not self._news):
             return
+        begun = self.clock()
         with self._lock:
             deltas = self.tracker.drain(_KEYS)
-        begun = self._clock()
+            self._news = len(deltas) >= _KEYS  # what found no room is told the next time
         # Without anything new it may still hold what could not be told before.
         merged = await self.sketches.exchange(deltas)
+        if self._happened is not None:
+            # What is kept in memory is as of a moment of its own: a replay has to know that one.
+            self._happened("exchange", at=getattr(self.sketches, "exchanged_at", begun))
         with self._lock:
             self.tracker.merge(merged)
         if deltas:
-            ended = self._clock()
+            ended = self.clock()
             self.exchanged = Exchanged(ended - begun, ended, len(deltas), self.exchanged.failures)
 
     async def learn_bans(self) -> None:
         """Learns whom the operator banned; while nobody can tell, the bans known so far hold."""
         left = await self._bans.bans()
         if left is not None:
-            now = self._clock()
+            now, before = self.clock(), self._banned
             self._banned = {client: now + seconds for client, seconds in left.items()}
+            if self._happened is not None and self._banned != before:
+                self._happened("bans", at=now, until=self._banned)
 
     async def forgive(self, client: str) -> None:
         """Forgets what was learnt about a client, and lifts its ban.
@@ -191,9 +213,12 @@ class ClientWatch:
         await self.sketches.forgive(client)
         await self._bans.ban(client, 0)
         with self._lock:
+            self._news = True
             if self.tracker is not None:
                 self.tracker.forget(client)
             self._paced.pop(client, None)
+        if self._happened is not None:
+            self._happened("forgiven", client=client)
         await self.learn_bans()
 
     async def ban(self, client: str, seconds: float) -> None:

@@ -40,6 +40,7 @@ class ContractWatch:
             there.
         refresh_seconds: between two questions to a server that answers.
         sleep: waits for seconds.
+        learnt: told which protocol's answer declared the contract, by its match, and the answer.
 
     Attributes:
         problem: why the endpoint is not ready, or "".
@@ -53,11 +54,13 @@ class ContractWatch:
         learn: bool,
         refresh_seconds: float,
         sleep: Callable[[float], Awaitable[None]],
+        learnt: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._learn = learn
         self._refresh = refresh_seconds
         self._sleep = sleep
+        self._learnt = learnt
         first = endpoint.bindings[0].pool
         self._asking = [
             binding
@@ -113,6 +116,8 @@ class ContractWatch:
                     learnt = binding.codec.learn(body, bundle.features if bundle else None)
                     held = self._endpoint.contract
                     if not (place and learnt.open and held is not None and not held.open):
+                        if self._learnt is not None and learnt != held:
+                            self._learnt(binding.match, body)
                         self._bind(learnt)
                 self._asking = self._asking[: place + 1]
                 return ""

@@ -50,11 +50,28 @@ class Generation:
                 state.in_flight + state.idle,
                 state.ejected,
                 state.ejections,
+                state.limit,
             )
             for endpoint in self.pipeline.endpoints
             for pool in endpoint.pools
             for state in pool.state().addresses
         ]
+
+    def excluded(self) -> list[str]:
+        """The pseudonyms of the clients that exclusions name, in the order of the file."""
+        return [
+            exclusion.client
+            for endpoint in self.pipeline.endpoints
+            for setting in endpoint.policy.settings.values()
+            for exclusion in setting.exclusions
+        ]
+
+    def queues(self) -> dict[str, float]:
+        """By endpoint, the seconds that a request would wait for its upstreams."""
+        return {
+            endpoint.name: max(pool.state().queue_seconds for pool in endpoint.pools)
+            for endpoint in self.pipeline.endpoints
+        }
 
     def clients(self) -> dict[str, int]:
         """How many clients each endpoint's quotas know."""
@@ -189,6 +206,7 @@ class Generation:
                         {
                             "address": state.address,
                             "in_flight": state.in_flight,
+                            "limit": state.limit,
                             "ejected": state.ejected,
                         }
                         for pool in endpoint.pools

@@ -15,8 +15,9 @@ from proxy import rules
 from proxy.decision import Action, Reason, UpstreamRequest
 from proxy.forwarding import Forwarding, chosen_lines
 from proxy.http import coding
+from proxy.http.line import Line
 from proxy.http.messages import Head
-from proxy.protocols.base import Call, Holds, InferRequest
+from proxy.protocols.base import Call, Codec, Holds, InferRequest
 from proxy.rules import Refusal
 from proxy.scoring import found_in
 from proxy.state.base import LeaseNeeded
@@ -25,8 +26,13 @@ from proxy.visit import Visit
 
 _log = structlog.get_logger("bartizan.pipeline")
 
-INSPECTIONS: Final = 64
-"""Exchanges that may be, or wait to be, inspected in a thread; beyond it the answer is "busy"."""
+INSPECTIONS: Final = 256
+"""Exchanges that may be, or wait to be, inspected in a thread; beyond it the answer is "busy". That
+bounds their memory; what bounds their wait is time:"""
+_BURST: Final = 0.25
+_STANDING: Final = 0.05
+"""Seconds that one may wait for a thread in a burst, and while others always wait."""
+_AT_ONCE: Final = 2  # that do not wait: threads of the executor
 
 _RANKED: Final = "answers are judged here: no output can be asked for as a classification"
 
@@ -64,8 +70,27 @@ class Inspection:
         self._wall = wall
         self._executor = executor
         self._waiting = 0
+        self._line = Line(clock())
         self._digests = digests
         self._values = values
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a heavy request that came now would be turned away."""
+        waiting = self._waiting - _AT_ONCE
+        return waiting > 0 and (
+            self._waiting >= INSPECTIONS
+            or self._line.refuses(waiting, self._clock(), _BURST, _STANDING)
+        )
+
+    def heavy(self, codec: Codec, head: Head) -> bool:
+        """Whether a request with this head would be inspected in a thread, as far as it tells."""
+        length = head.headers.get(b"content-length")
+        return (
+            length is None
+            or int(length) >= codec.inline_bytes
+            or b"content-encoding" in head.headers
+        )
 
     async def inspect(self, visit: Visit, head: Head, body: bytes) -> UpstreamRequest | None:
         """Inspects on the loop, or in a thread if that would hold the loop; and once more after
@@ -96,8 +121,10 @@ class Inspection:
         Raises:
             LeaseNeeded: if quota has to be fetched first.
         """
-        if self._waiting >= INSPECTIONS:
-            raise Refusal(rules.BUSY, f"{INSPECTIONS} large requests are being inspected")
+        if self.crowded:
+            raise Refusal(rules.BUSY, "too many large requests wait to be inspected", retry_after=1)
+        if self._waiting <= _AT_ONCE:
+            self._line.empty(self._clock())
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(
@@ -105,6 +132,8 @@ class Inspection:
             )
         finally:
             self._waiting -= 1
+            if self._waiting >= _AT_ONCE:
+                self._line.left(self._clock())
 
     def _inspect(self, visit: Visit, head: Head, body: bytes) -> UpstreamRequest | None:
         """Decodes, meters, scores and decides. What to send upstream, or None to refuse.
@@ -137,9 +166,11 @@ class Inspection:
                     )
                 visit.request = request = codec.decode_request(head, body, visit.route)
                 record.rows = request.n
-                record.decoded = self._clock()
+                record.decoded = visit.taken = self._clock()
+            else:
+                visit.taken = self._clock()  # a lease was fetched meanwhile
 
-            limited = endpoint.limiter.take(identity, request.n, self._clock())
+            limited = endpoint.limiter.take(identity, request.n, visit.taken)
             record.admitted = self._clock()
             if limited is not None:
                 findings.append(Reason.of(limited))
@@ -149,13 +180,14 @@ class Inspection:
 
             bundle = endpoint.bundle if request.answer is Holds.TENSORS else None
             if bundle is not None and not (findings and visit.refuses(findings, self._wall())):
-                findings += found_in(visit, request.rows, bundle, record.admitted)
+                findings += found_in(visit, request.rows, bundle, visit.taken)
                 record.scored = self._clock()
         except Refusal as refusal:
             findings.append(Reason.of(refusal))
             if request is None:
                 # What cannot be read costs its sender a row: trying is not free.
-                limited = endpoint.limiter.take(identity, 1, self._clock())
+                visit.taken = self._clock()
+                limited = endpoint.limiter.take(identity, 1, visit.taken)
                 if limited is not None:
                     findings.append(Reason.of(limited))
         except LeaseNeeded:

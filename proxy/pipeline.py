@@ -31,11 +31,12 @@ from proxy.decision import Action, Decision, Permit, Reason
 from proxy.endpoint import Binding, Endpoint, Router
 from proxy.explanations import Explanations
 from proxy.forwarding import Forwarding, id_line
-from proxy.http.application import Intake
+from proxy.http.application import Intake, Shed
 from proxy.http.messages import Head, Peer, Reply
-from proxy.identity import Identifier
+from proxy.identity import Headers, Identifier, Identity
 from proxy.inspection import Inspection
 from proxy.protocols.base import Meter
+from proxy.recording import NOTE, note, unread
 from proxy.rules import Refusal
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics
@@ -64,6 +65,11 @@ class Pipeline:
         digests: whether the audit log holds the SHA-256 of the body that was forwarded.
         values: whether it holds the rows. They may be personal data.
         explanations: keeps what can be explained of the last exchanges.
+        replays: whether the audit log holds all that it takes to decide anew.
+
+    Attributes:
+        endpoints: as given.
+        identify: as given; replaced where it is known already who the client is.
     """
 
     def __init__(
@@ -82,10 +88,12 @@ class Pipeline:
         explanations: Explanations,
         digests: bool = False,
         values: bool = False,
+        replays: bool = False,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self._router = Router(endpoints)
-        self._identify = identify
+        self.identify: Callable[[Headers, Peer], Identity] = identify
+        self._replays = replays
         self._request_id = request_id
         self._metrics = metrics
         self._audit = audit
@@ -93,6 +101,8 @@ class Pipeline:
         self._wall = wall
         self._configuration = configuration
         self._explanations = explanations
+        self.sheds = Sheds(audit)
+        self._shed_replies: dict[tuple[str, str, Rule], Reply] = {}
         forwarding = Forwarding(forward)
         self._requests = Inspection(
             forwarding,
@@ -110,7 +120,12 @@ class Pipeline:
     def open(self, head: Head, peer: Peer) -> Intake:
         """Finds the route and the client, before any of the body is read."""
         endpoint, binding, route = self._router.find(head.method, head.target)
-        identity = self._identify(head, peer)
+        if route.call is Call.INFER:
+            if binding.pool.crowded:
+                raise self._shed(rules.UPSTREAM_QUEUE, endpoint, binding)
+            if self._requests.crowded and self._requests.heavy(binding.codec, head):
+                raise self._shed(rules.BUSY, endpoint, binding)
+        identity = self.identify(head, peer)
         record = self._record(head)
         record.endpoint = endpoint.name
         if endpoint.bundle is not None:
@@ -118,12 +133,39 @@ class Pipeline:
         record.client = identity.client
         return Intake(endpoint.body_limit, Visit(endpoint, binding, route, identity, record))
 
+    def shed(self, head: Head) -> Reply | None:
+        """As ``Application``: everything but what asks how a model does."""
+        try:
+            endpoint, binding, route = self._router.find(head.method, head.target)
+        except Refusal:  # a flood of these is shed as any other
+            self.sheds.count("", rules.BUSY, self._metrics.unrouted)
+            return self._shed_reply(self._router.nearest(head.method, head.target)[1], rules.BUSY)
+        if route.call is not Call.INFER:
+            return None
+        return self._shed(rules.BUSY, endpoint, binding).reply
+
+    def _shed(self, rule: Rule, endpoint: Endpoint, binding: Binding) -> Shed:
+        self.sheds.count(endpoint.name, rule, endpoint.metrics)
+        return Shed(rule, self._shed_reply(binding, rule))
+
+    def _shed_reply(self, binding: Binding, rule: Rule) -> Reply:
+        """The refusal in the shape that the protocol's clients expect, made once."""
+        key = (binding.codec.name, binding.match, rule)
+        reply = self._shed_replies.get(key)
+        if reply is None:
+            content_type, body, further = binding.codec.refuse(Refusal(rule, retry_after=1))
+            headers = ((b"retry-after", b"1"), *further)
+            self._shed_replies[key] = reply = Reply(rule.status, body, content_type, headers)
+        return reply
+
     async def handle(self, exchange: Exchange) -> None:
         """One exchange, from its whole request to its finished answer."""
         visit: Visit = exchange.context
         endpoint, record = visit.endpoint, visit.record
         record.received, record.read = exchange.received, exchange.read
         record.request_bytes = len(exchange.body)
+        if self._replays:
+            visit.heard = []
         response: Answer | None = None
         try:
             request = await self._requests.inspect(visit, exchange.head, exchange.body)
@@ -140,7 +182,7 @@ class Pipeline:
             if visit.reads and 200 <= response.status < 400 and not response.bodiless:
                 shaped = await self._answers.inspect(visit, exchange.head, response)
             whole = response.complete
-            if visit.refused or (self._audit.waits and not await self._recorded(visit)):
+            if visit.refused or (self._audit.waits and not await self._recorded(visit, exchange)):
                 await self._answer(exchange, visit)
                 return
             if shaped is not None:
@@ -161,13 +203,14 @@ class Pipeline:
         finally:
             if response is not None:
                 response.discard()  # nobody takes it, and its connection is to be free
+            record.finished = self._clock()
             if visit.meter is not None:
                 self._charge(visit, visit.meter)
             if not exchange.status:
                 record.status = 0  # the client left first
-            record.finished = self._clock()
             endpoint.metrics.observe(record)
             if not visit.recorded:
+                self._note(visit, exchange)
                 self._audit.append(record)
             if record.decision.reasons:
                 self._explanations.keep(record, visit.rows, visit.answers)
@@ -182,7 +225,7 @@ class Pipeline:
             try:
                 owed = meter.units() - record.rows
                 if owed > 0:
-                    visit.endpoint.limiter.charge(visit.identity, owed, self._clock())
+                    visit.endpoint.limiter.charge(visit.identity, owed, record.finished)
                     record.rows += owed
             except Exception as error:
                 fault = repr(error)
@@ -222,7 +265,7 @@ class Pipeline:
         record = self._record(head)
         record.received = record.read = received
         record.decision = _blocked(refusal)
-        record.client = self._identify(head or _NO_HEAD, peer).client
+        record.client = self.identify(head or _NO_HEAD, peer).client
         metrics = self._metrics.unrouted
         method, target = ("", "") if head is None else (head.method, head.target)
         _, binding = self._router.nearest(method, target)
@@ -232,6 +275,8 @@ class Pipeline:
                 record.endpoint, metrics = endpoint.name, endpoint.metrics
         reply = self._reply(binding, record)
         record.finished = self._clock()
+        if self._replays:
+            record.notes[NOTE] = unread(received)
         metrics.observe(record)
         self._audit.append(record)
         self._explanations.keep(record, None, None)
@@ -248,7 +293,7 @@ class Pipeline:
         """Sends the refusal that was decided on."""
         reply = self._reply(visit.binding, visit.record)
         if self._audit.waits and not visit.recorded:
-            await self._recorded(visit)  # a refusal is sent even if it could not be recorded
+            await self._recorded(visit, exchange)  # a refusal is sent even if that failed
         exchange.reply(reply)
 
     async def _fail(self, exchange: Exchange, visit: Visit, refusal: Refusal) -> None:
@@ -260,11 +305,18 @@ class Pipeline:
         if not exchange.status:
             await self._answer(exchange, visit)
 
-    async def _recorded(self, visit: Visit) -> bool:
+    def _note(self, visit: Visit, exchange: Exchange) -> None:
+        """Adds to the record what it takes to decide anew, where that is wanted."""
+        if visit.heard is not None:
+            told = note(visit, exchange.head, exchange.body, self._wall())
+            visit.record.notes[NOTE] = told
+
+    async def _recorded(self, visit: Visit, exchange: Exchange) -> bool:
         """Puts the record on disk before its answer leaves; False if that refuses the answer."""
         record = visit.record
         record.finished = self._clock()
         visit.recorded = True
+        self._note(visit, exchange)
         ticket = self._audit.append(record)
         if ticket is not None and await self._audit.released(ticket):
             return True

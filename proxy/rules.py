@@ -94,7 +94,7 @@ HEAD_TOO_LARGE = _rule(102, 431, "request head too large", "The head passed its 
 BODY_TOO_LARGE = _rule(103, 413, "request body too large", "The body passed the endpoint's limit, as sent or decompressed: nothing is inspected in part.", _COSTLY, explains=True)
 HEAD_DEADLINE = _rule(104, 408, "request head took too long", "The head was not complete by its deadline.", _DENIAL)
 BODY_DEADLINE = _rule(105, 408, "request body took too long", "The body missed its deadline or its minimum rate.", _DENIAL)
-OVERLOADED = _rule(106, 503, "server is at its connection limit", "The connection was shed at accept.", _DENIAL)
+OVERLOADED = _rule(106, 503, "server is at its connection limit", "The connection was shed at accept: there are as many as may be.", _DENIAL)
 CODING = _rule(107, 415, "unsupported content coding", "The Content-Encoding is not gzip, deflate, zstd or identity, or is applied twice.", explains=True)
 CODED_BODY = _rule(108, 400, "body does not decompress", "The compressed body is corrupt, truncated or has bytes after its end.", explains=True)
 RATIO = _rule(109, 413, "body expands too far", "The compressed body passed the ratio cap while it was decoded.", _COSTLY)
@@ -111,8 +111,8 @@ PARAMETER = _rule(124, 400, "parameter not supported", "A parameter whose meanin
 UPSTREAM_UNREACHABLE = _rule(130, 502, "model server unreachable", "No upstream accepted the request.")
 UPSTREAM_TIMEOUT = _rule(131, 504, "model server took too long", "The upstream missed its response or total deadline.")
 UPSTREAM_INVALID = _rule(132, 502, "model server answered invalidly", "The upstream's answer is not well-formed HTTP, or was not asked for.")
-UPSTREAM_QUEUE = _rule(133, 503, "model server is busy", "No upstream connection became free within the queue's time bound.", _DENIAL)
-BUSY = _rule(134, 503, "server is busy", "More large requests or answers wait to be inspected than may wait, or clients do not take the answers that were read for them.", _DENIAL)
+UPSTREAM_QUEUE = _rule(133, 503, "model server is busy", "The model server has as much as it can do at once, and more wait for it already than it can serve within the queue's time bound.", _DENIAL)
+BUSY = _rule(134, 503, "server is busy", "More requests come than can be read, inspected or judged in time, or clients do not take the answers that were read for them.", _DENIAL)
 ANSWER_UNREADABLE = _rule(135, 502, "model server's answer cannot be used", "The answer was to be shaped and could not be read: not of the protocol, too large, or in an unknown content coding. The failure mode decided.")
 
 # BZ-2xx: the contract. The tensors are not those that the model declares.

@@ -68,6 +68,8 @@ class SecondOpinions:
 
     Attributes:
         copies: of each row.
+        drawn: the numbers that chose among the suspicious rows of the last request; None: all are
+            asked about.
         budget: what is left to ask.
         seconds: for the answer, at most.
 
@@ -92,13 +94,15 @@ class SecondOpinions:
         self.seconds = seconds
         self.copies: Final = sum(opinion.copies for opinion in scorer.opinions)
         self.budget = Budget(share, BURST_ROWS * self.copies)
+        self.drawn: npt.NDArray[np.float64] | None = None
 
     def choose(self, verdicts: Verdicts, answers: Answers) -> tuple[Indices, int]:
         """The rows to ask about, the most suspicious ones as far as the budget goes, paid for; and
         how many there would have been. None where the answers tell too little to compare."""
         found = self._scorer.suspicious(verdicts)
         if self._sample < 1:
-            found &= self._random(len(found)) < self._sample
+            self.drawn = self._random(len(found))
+            found &= self.drawn < self._sample
         rows: Indices = np.flatnonzero(found)
         comparable = all(answers.has(opinion.needs) for opinion in self._scorer.opinions)
         paid = self.budget.spend(len(rows), self.copies) if comparable else 0

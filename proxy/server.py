@@ -43,6 +43,7 @@ from proxy.generation import Generation
 from proxy.http.address import Address
 from proxy.http.downstream import Listener
 from proxy.memory import return_memory
+from proxy.recording import Recording
 from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.samples import Samples
 from proxy.settings.load import load
@@ -168,6 +169,7 @@ class Server:
                     audit=audit,
                     pseudonym_key=secrets.token_bytes(32),
                     explanations=kept,
+                    recording=self._recording(audit),
                 )
                 await self._serve(beside)
             finally:
@@ -274,6 +276,7 @@ class Server:
                 for task in [*self._working, *self._retiring]:
                     task.cancel()
                 await asyncio.gather(*self._working, *self._retiring, return_exceptions=True)
+                self._generation.pipeline.sheds.tell()
                 await self._part()
                 for endpoint in self._endpoints:
                     for pool in endpoint.pools:
@@ -346,6 +349,7 @@ class Server:
             "configured",
             configuration=generation.digest,
             bundles=self.bundles(),
+            **self._replayed(generation),
         )
         _log.info("configured", configuration=generation.digest[:16])
 
@@ -361,6 +365,9 @@ class Server:
         listener = self._listener
         self._metrics.connections = lambda: len(listener.connections) + len(listener.handshakes)
         self._metrics.connections_shed = lambda: listener.shed
+        turns = listener.turns
+        self._metrics.overload = lambda: (turns.overloaded, turns.wait)
+        self._metrics.queues = lambda: self._generation.queues()  # noqa: PLW0108 - a reload replaces it
         self._metrics.upstreams = lambda: self._generation.upstreams()  # noqa: PLW0108 - a reload replaces it
         self._metrics.clients = lambda: self._generation.clients()  # noqa: PLW0108 - as above
         self._metrics.watched_clients = lambda: {one.name: one.clients for one in self._endpoints}
@@ -391,6 +398,19 @@ class Server:
             values=given is not None and given.values,
         )
 
+    def _recording(self, audit: Audit) -> Recording | None:
+        given = self._settings.audit
+        if given is None or not given.replay:
+            return None
+        alone = self._settings.state == MEMORY
+        return Recording(audit, clock=time.perf_counter, alone=alone)
+
+    def _replayed(self, generation: Generation) -> dict[str, Any]:
+        """What a replay must know of a configuration, that its file does not tell."""
+        if self._shared.recording is None:
+            return {}
+        return {"at": self._shared.clock(), "excluded": generation.excluded()}
+
     async def _open_audit(self) -> Audit:
         given, place = self._settings.audit, self._place
         if given is None:
@@ -406,7 +426,7 @@ class Server:
             ),
             clock=time.perf_counter,
             wall=time.time,
-            started=_started(place),
+            started=_started(place, replay=given.replay),
         )
         # A worker whose supervisor was killed drains, and holds its chain until it has.
         patience = self._settings.http.drain_seconds + _PREDECESSOR_SECONDS if place.number else 0
@@ -493,11 +513,13 @@ async def _reload_on_signal(path: Path, server: Server, hangups: asyncio.Queue[N
             server.refuse(repr(error))
 
 
-def _started(place: Place) -> dict[str, Any]:
+def _started(place: Place, *, replay: bool) -> dict[str, Any]:
     """What the audit log's record of a start says."""
     told: dict[str, Any] = {"version": version("bartizan")}
     if place.number:
         told |= {"worker": place.number, "workers": place.workers}
+    if replay:
+        told["replay"] = True
     return told
 
 

@@ -65,6 +65,11 @@ class Transport(Protocol):
             Refusal: UPSTREAM_UNREACHABLE, UPSTREAM_TIMEOUT, UPSTREAM_INVALID or UPSTREAM_QUEUE.
         """
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a request that came now would be turned away: more wait than can be served in
+        time."""
+
     def state(self) -> PoolState:
         """A moment's figures of all upstreams."""
 

@@ -16,6 +16,7 @@ from proxy.endpoint import Binding, Endpoint
 from proxy.identity import Identity
 from proxy.policy import is_fault
 from proxy.protocols.base import InferRequest, InferResponse, Meter, Route
+from proxy.recording import Heard
 from proxy.telemetry.record import Record
 
 _REFUSED = (Action.BLOCK, Action.THROTTLE)
@@ -54,6 +55,12 @@ class Visit:
         meter: reads off the answer what it cost; None: that is known.
         metered: whether it has seen the answer already.
         meter_fault: why it stopped reading, or "".
+        taken: the moment at which limits and patterns counted it.
+        heard: the model's answers that were read, kept where the exchange is to be replayed.
+        watched: what was inspected in a thread and is to be replayed was counted by the patterns
+            after those that came before this moment.
+        weighed: the same, of the budget of second opinions.
+        drawn: the numbers by which rows to ask about were sampled.
     """
 
     endpoint: Endpoint
@@ -73,6 +80,11 @@ class Visit:
     meter: Meter | None = None
     metered: bool = False
     meter_fault: str = ""
+    taken: float = 0.0
+    heard: list[Heard] | None = None
+    watched: float = 0.0
+    weighed: float = 0.0
+    drawn: Floats | None = None
 
     @property
     def rows(self) -> Rows | None:

@@ -19,7 +19,9 @@ DECAY: Final = 1e-3
 Reals = npt.NDArray[np.float64]
 
 
-def distil(rows: Singles, targets: npt.NDArray[np.floating[Any]], seed: int) -> Mlp:
+def distil(
+    rows: Singles, targets: npt.NDArray[np.floating[Any]], seed: int, steps: int = STEPS
+) -> Mlp:
     """A network of one hidden layer that minimises the cross-entropy to the answers (Hinton et al.,
     arXiv 1503.02531), with Adam (Kingma and Ba, ICLR 2015).
 
@@ -27,6 +29,7 @@ def distil(rows: Singles, targets: npt.NDArray[np.floating[Any]], seed: int) -> 
         rows: (n, d) what was asked.
         targets: (n, classes) what came back: not negative, and not all of them 0.
         seed: of the first weights and of the batches.
+        steps: of training.
     """
     random = np.random.default_rng(seed)
     mean = rows.mean(axis=0, dtype=np.float64)
@@ -45,10 +48,10 @@ def distil(rows: Singles, targets: npt.NDArray[np.floating[Any]], seed: int) -> 
         np.zeros(sizes[2], np.float32),
     ]
     first, second = [np.zeros_like(v) for v in values], [np.zeros_like(v) for v in values]
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         chosen = random.integers(len(inputs), size=BATCH)
         gradients = _gradients(values, inputs[chosen], wanted[chosen])
-        rate = RATE * (1 - step / STEPS) + 1e-5
+        rate = RATE * (1 - step / steps) + 1e-5
         for i, gradient in enumerate(gradients):
             first[i] += 0.1 * (gradient - first[i])
             second[i] += 0.001 * (gradient**2 - second[i])

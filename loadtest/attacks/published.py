@@ -1,100 +1,22 @@
-"""The published black-box attacks, as the adversarial-robustness-toolbox has them.
+"""The published black-box attacks against a victim that nothing defends: traces of what they asked.
 
-HopSkipJump (Chen et al. 2020), Boundary (Brendel et al. 2018), SignOPT (Cheng et al. 2020), ZOO
-(Chen et al. 2017), SimBA (Guo et al. 2019), Square (Andriushchenko et al. 2020). Budgets are large
-enough to succeed where nothing defends.
+The attacks, with budgets large enough to succeed, are in ``loadtest.drivers.evasion_art``.
 """
 
 from __future__ import annotations
 
-import random
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from loadtest.attacks.datasets import Singles
 from loadtest.attacks.traces import Recorder, Trace
 from loadtest.attacks.victims import Victim
+from loadtest.drivers.evasion_art import ATTACKS, LINF, STEPPING, STEPS, Canvas, generate
 
-LINF: Final = 0.3
-"""An L∞ distance, in units of the box, that counts as an adversarial example too (Square)."""
-STEPS: Final = (0.05, 0.1, 0.2, 0.3)
-"""Step sizes of Square and SimBA, in units of the box: each base is attacked with the smallest that
-succeeds, since a larger one is over before it has asked 20 times."""
-Build = Callable[[Any, Victim, float], Any]
+__all__ = ["ATTACKS", "STEPS", "attack", "attacks", "is_adversarial"]
 
-
-def _hop_skip_jump(classifier: Any, victim: Victim, step: float) -> Any:
-    from art.attacks.evasion import HopSkipJump  # noqa: PLC0415 - an extra, and slow
-
-    return HopSkipJump(classifier, max_iter=8, max_eval=300, init_eval=50, verbose=False)
-
-
-def _boundary(classifier: Any, victim: Victim, step: float) -> Any:
-    from art.attacks.evasion import BoundaryAttack  # noqa: PLC0415
-
-    return BoundaryAttack(
-        classifier, targeted=False, delta=0.05, epsilon=0.05, max_iter=150, verbose=False
-    )
-
-
-def _sign_opt(classifier: Any, victim: Victim, step: float) -> Any:
-    from art.attacks.evasion import SignOPTAttack  # noqa: PLC0415
-
-    return SignOPTAttack(
-        classifier, targeted=False, num_trial=50, max_iter=40, k=50, query_limit=5000, verbose=False
-    )
-
-
-def _zoo(classifier: Any, victim: Victim, step: float) -> Any:
-    from art.attacks.evasion import ZooAttack  # noqa: PLC0415
-
-    return ZooAttack(
-        classifier,
-        learning_rate=0.1,
-        max_iter=300,
-        initial_const=100.0,
-        use_resize=False,
-        use_importance=False,
-        nb_parallel=min(64, victim.split.features),
-        variable_h=1e-2,
-        verbose=False,
-    )
-
-
-def _simba(classifier: Any, victim: Victim, step: float) -> Any:
-    from art.attacks.evasion import SimBA  # noqa: PLC0415
-
-    side = min(victim.split.image)
-    return SimBA(
-        classifier,
-        attack="px",
-        epsilon=step,
-        max_iter=5 * victim.split.features,
-        freq_dim=side,
-        verbose=False,
-    )
-
-
-def _square(classifier: Any, victim: Victim, step: float) -> Any:
-    from art.attacks.evasion import SquareAttack  # noqa: PLC0415
-
-    # A first square of 80 % of a small table would leave no place to move.
-    first = 0.3 if victim.split.table else 0.8
-    return SquareAttack(classifier, eps=step, p_init=first, max_iter=300, verbose=False)
-
-
-ATTACKS: Final[dict[str, Build]] = {
-    "hopskipjump": _hop_skip_jump,
-    "boundary": _boundary,
-    "signopt": _sign_opt,
-    "zoo": _zoo,
-    "simba": _simba,
-    "square": _square,
-}
-STEPPING: Final = ("simba", "square")
 MOST_BASES: Final = 80
 
 
@@ -120,36 +42,17 @@ def attack(
 
 
 def _attack(victim: Victim, name: str, base: Singles, seed: int, step: float) -> Trace:
-    from art.estimators.classification import BlackBoxClassifierNeuralNetwork  # noqa: PLC0415
-
-    # SignOPT takes two classes for one output and refuses: it is shown a third, never given.
-    unused = max(0, 3 - victim.split.classes)
-    # Square never moves the last row and column of a picture: a table is given idle ones.
-    idle = int(name == "square" and victim.split.table)
-    height, width = victim.split.image
+    split = victim.split
     recorder = Recorder()
 
-    def to_rows(inputs: Singles) -> Singles:
-        cells = np.asarray(inputs, np.float32)[:, 0, :height, :width]
-        return victim.from_box(cells.reshape(len(inputs), -1))
-
-    def ask(inputs: Singles) -> Singles:
-        rows = to_rows(inputs)
+    def ask(cells: Singles) -> Singles:
+        rows = victim.from_box(cells)
         recorder(rows)
-        return np.pad(victim.ask(rows), ((0, 0), (0, unused)))
+        return victim.ask(rows)
 
-    shape = (1, height + idle, width + idle)
-    classifier = BlackBoxClassifierNeuralNetwork(
-        ask, shape, victim.split.classes + unused, clip_values=(0.0, 1.0)
-    )
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    start = victim.to_box(base).reshape(1, 1, height, width).astype(np.float32)
-    start = np.pad(start, ((0, 0), (0, 0), (0, idle), (0, idle)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # divisions by zero in batches that came out empty
-        found = np.asarray(ATTACKS[name](classifier, victim, step).generate(start), np.float32)
-    return recorder.trace(is_adversarial(victim, base, to_rows(found)[0]))
+    canvas = Canvas(split.image, split.table, split.classes)
+    found = generate(name, canvas, ask, victim.to_box(base), seed=seed, step=step)
+    return recorder.trace(is_adversarial(victim, base, victim.from_box(found[None])[0]))
 
 
 def attacks(victim: Victim, name: str, count: int, seed: int) -> list[Trace]:

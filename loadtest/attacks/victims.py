@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.attacks.datasets import Labels, Part, Singles, Split
+from loadtest.drivers.adaptive_search import near
 from loadtest.mlp import Floats, Mlp
 
 HIDDEN: Final = 64
@@ -65,7 +66,7 @@ class Victim:
     def __init__(self, split: Split, model: Mlp | None = None) -> None:
         self.split = split
         self.model = model or train(split.model, split.seed)
-        self.near = _near(self.to_box(split.model.rows[:1000]), split.model.labels[:1000])
+        self.near = near(self.to_box(split.model.rows[:1000]), split.model.labels[:1000])
 
     def ask(self, rows: Singles) -> Floats:
         """(n, d) rows in the model's units to (n, classes) probabilities."""
@@ -102,10 +103,3 @@ class Victim:
             mine = labels[right] == label
             turn[mine] = np.arange(mine.sum())
         return rows[right[np.argsort(turn, kind="stable")][:count]]
-
-
-def _near(rows: Singles, labels: Labels) -> float:
-    squares = (rows**2).sum(axis=1)
-    distances = squares[:, None] + squares - 2 * rows @ rows.T
-    distances[labels[:, None] == labels] = np.inf
-    return float(0.5 * np.sqrt(np.median(np.maximum(distances.min(axis=1), 0))))

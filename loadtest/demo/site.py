@@ -8,7 +8,7 @@ import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,8 @@ class Stage:
     Attributes:
         model: the model that the server holds, to tell its own answers and to attack it.
         images, labels: what no training or fitting saw.
+        members: what the model was trained on.
+        fitted: what the bundle was calibrated with, and the model has not seen.
     """
 
     model: Mlp
@@ -48,6 +50,8 @@ class Stage:
     bundle: Path
     images: Floats
     labels: npt.NDArray[np.int64]
+    members: Floats
+    fitted: Floats
     cached: bool
 
 
@@ -60,9 +64,10 @@ def prepare() -> Stage:
     """
     folder, cached = kept("demo", code_digest("demo", repr(BUDGET)), _make)
     with np.load(folder / "test.npz", allow_pickle=False) as arrays:
-        images, labels = arrays["images"], arrays["labels"]
-    weights = folder / f"{MODEL}.npz"
-    return Stage(Mlp.load(weights), weights, folder / f"{MODEL}.bundle", images, labels, cached)
+        names = ("images", "labels", "members", "fitted")
+        images, labels, members, fitted = (arrays[name] for name in names)
+    weights, bundle = folder / f"{MODEL}.npz", folder / f"{MODEL}.bundle"
+    return Stage(Mlp.load(weights), weights, bundle, images, labels, members, fitted, cached)
 
 
 def _make(folder: Path) -> None:
@@ -71,7 +76,13 @@ def _make(folder: Path) -> None:
     data = digits.load()
     model = digits.train(data.model, data.model_labels)
     model.save(folder / f"{MODEL}.npz")
-    np.savez(folder / "test.npz", images=data.test, labels=data.test_labels)
+    np.savez(
+        folder / "test.npz",
+        images=data.test,
+        labels=data.test_labels,
+        members=data.model,
+        fitted=data.fit,
+    )
     # The model's answers to rows that it was trained on are too good to calibrate with: they are
     # named, and only teach the witnesses.
     rows = np.concatenate([data.model, data.fit])
@@ -99,8 +110,12 @@ def _make(folder: Path) -> None:
 class Site:
     """The running processes, and where everything is.
 
+    Args:
+        keys: API keys by client name, ``you`` among them; none: random ones.
+        rate, burst: the quota of each client, in rows.
+        secret: of the clients' pseudonyms; "": another at each start.
+
     Attributes:
-        keys: API keys by client name.
         seen: the id and status of every answer of the firewall.
     """
 
@@ -109,9 +124,18 @@ class Site:
         *("malformed", "latency", "flood", "you"),
     )
 
-    def __init__(self, folder: Path, stage: Stage) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stage: Stage,
+        *,
+        keys: Mapping[str, str] | None = None,
+        rate: float = RATE,
+        burst: int = BURST,
+        secret: str = "",
+    ) -> None:
         self.folder = folder
-        self.keys = {name: secrets.token_urlsafe(24) for name in self.CLIENTS}
+        self.keys = keys or {name: secrets.token_urlsafe(24) for name in self.CLIENTS}
         self.seen: dict[str, int] = {}
         self.audit = folder / "audit.jsonl"
         self.configuration = folder / "bartizan.yaml"
@@ -119,25 +143,56 @@ class Site:
         self.admin: Address = ("127.0.0.1", free_port())
         self.upstream: Address
         self._stage = stage
+        self._rate = rate
+        self._burst = burst
+        self._secret = secret
+        self._server: Process | None = None
+        self._firewall: Process | None = None
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Starts the model server and the firewall; ends both."""
-        with contextlib.ExitStack() as stack:
-            weights = str(self._stage.weights)
-            server = Process(
-                "model server",
-                [sys.executable, "-m", "loadtest.model_server", "--model", weights],
-                self.folder / "model-server.log",
-            )
-            stack.callback(server.stop)
-            self.upstream = server.wait_for_line()
+        """Starts the model server and the firewall; ends both.
+
+        Raises:
+            ProcessError: if either does not start.
+        """
+        weights = str(self._stage.weights)
+        self._server = Process(
+            "model server",
+            [sys.executable, "-m", "loadtest.model_server", "--model", weights],
+            self.folder / "model-server.log",
+        )
+        try:
+            self.upstream = self._server.wait_for_line()
             self._configure()
-            command = [*BARTIZAN, "run", str(self.configuration)]
-            firewall = Process("bartizan", command, self.folder / "bartizan.log")
-            stack.callback(firewall.stop)
-            firewall.wait_until(self._serves)
+            self.renew()
             yield
+        finally:
+            if self._firewall is not None:
+                self._firewall.stop()
+            self._server.stop()
+
+    def renew(self) -> None:
+        """Starts the firewall, after ending the one that runs: it knows no client any more.
+
+        Raises:
+            ProcessError: if it does not start.
+        """
+        if self._firewall is not None:
+            self._firewall.stop()
+        command = [*BARTIZAN, "run", str(self.configuration)]
+        self._firewall = Process("bartizan", command, self.folder / "bartizan.log")
+        self._firewall.wait_until(self._serves)
+
+    def check(self) -> None:
+        """Whether both still run.
+
+        Raises:
+            ProcessError: if one has ended, with the end of what it wrote.
+        """
+        for process in (self._server, self._firewall):
+            if process is not None:
+                process.check()
 
     def header(self, client: str) -> Header:
         """The header by which the firewall knows a client."""
@@ -164,12 +219,13 @@ class Site:
     def _configure(self) -> None:
         lines = [f"{n}:{hashlib.sha256(k.encode()).hexdigest()}\n" for n, k in self.keys.items()]
         (self.folder / "api-keys").write_text("".join(lines))
+        secret = f", secret: {json.dumps(self._secret)}" if self._secret else ""
         self.configuration.write_text(
             f"""\
 # Written by `bartizan demo`.
 listen: {self.host}
 admin: {{listen: "{self.admin[0]}:{self.admin[1]}"}}
-client: {{identify: [api_key, ip], api_key_header: x-api-key, api_keys: api-keys}}
+client: {{identify: [api_key, ip], api_key_header: x-api-key, api_keys: api-keys{secret}}}
 audit: {{path: {json.dumps(str(self.audit))}, durability: batched}}
 endpoints:
   - name: {MODEL}
@@ -181,8 +237,8 @@ endpoints:
     mode: enforce
     false_positive_budget: {BUDGET}
     limits:
-      rows_per_second: {RATE:g}
-      burst_rows: {BURST}
+      rows_per_second: {self._rate:g}
+      burst_rows: {self._burst}
       rows_per_request: {MAX_ROWS}
 """,
             encoding="utf-8",

@@ -42,7 +42,7 @@ class Slice:
         at: seconds from its beginning to that of the slice.
         offered: requests whose time came within it.
         good: of those sent, how many were answered 2xx in time.
-        refused, limited, shed, failed: of those sent, how many ended so; see ``Said``.
+        refused, limited, shed, invalid, failed: of those sent, how many ended so; see ``Said``.
         p50, p99: of the answered ones, from their intended time; None if there were none.
     """
 
@@ -53,6 +53,7 @@ class Slice:
     limited: int = 0
     shed: int = 0
     failed: int = 0
+    invalid: int = 0
     p50: float | None = None
     p99: float | None = None
 
@@ -80,6 +81,10 @@ class LoadResult:
         refusal_latency: the same of those refused, limited or shed, from when they were *sent*.
         percentiles: of ``latency``, by percentile as text, seconds.
         series: second by second.
+        beside: the driver of the attack that was under way meanwhile, or "".
+        rules: what was refused, limited or shed, by rule id, as the firewall's audit log has it;
+            empty if that is not known.
+        begun: seconds from the beginning of the run to that of the load; None if it is not known.
     """
 
     name: str
@@ -102,6 +107,9 @@ class LoadResult:
     percentiles: Mapping[str, float] = field(default_factory=dict)
     refusal_percentiles: Mapping[str, float] = field(default_factory=dict)
     series: Sequence[Slice] = ()
+    beside: str = ""
+    rules: Mapping[str, int] = field(default_factory=dict)
+    begun: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,7 @@ class AttackResult:
         resumed: queries of an earlier, broken run that were not sent again.
         details: whatever else the report is to show, by name: numbers and words.
         fault: why it does not count, or "".
+        begun: seconds from the beginning of the run to that of the attack; None if it is not known.
     """
 
     driver: str
@@ -152,6 +161,7 @@ class AttackResult:
     resumed: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
     fault: str = ""
+    begun: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "clients": ("proxy.cli.clients", "See which clients are suspected; forgive or ban them."),
     "explain": ("proxy.cli.explain", "Explain why an exchange was refused or shaped."),
     "record": ("proxy.cli.record", "Record a sample of live traffic, to fit a bundle from."),
+    "replay": ("proxy.cli.replay", "Decide anew about what was recorded, as it was or otherwise."),
     "demo": ("proxy.cli.demo", "Show the firewall at work."),
 }
 

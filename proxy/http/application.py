@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.http.messages import Head, Peer, Reply
-from proxy.rules import Refusal
+from proxy.rules import Refusal, Rule
 
 if TYPE_CHECKING:
     from proxy.http.exchange import Exchange
@@ -26,6 +26,19 @@ class Intake:
     context: Any = None
 
 
+class Shed(Refusal):
+    """A request that is refused because too much is asked at once, by an answer that is made
+    already: it has to cost next to nothing.
+
+    Attributes:
+        reply: the answer.
+    """
+
+    def __init__(self, rule: Rule, reply: Reply) -> None:
+        super().__init__(rule, "overload", retry_after=1)
+        self.reply = reply
+
+
 class Application(Protocol):
     """Decides on requests. One may be swapped for another at any time: a request that one has
     opened is handled by the same one.
@@ -36,6 +49,12 @@ class Application(Protocol):
 
         Raises:
             Refusal: to answer without reading the body.
+            Shed: the same, and at once.
+        """
+
+    def shed(self, head: Head) -> Reply | None:
+        """The answer to a request that this process has no time for, counted; None if it is to be
+        handled all the same.
         """
 
     def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None]:

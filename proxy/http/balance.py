@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from proxy.http.address import Address
+from proxy.http.concurrency import Concurrency
 from proxy.http.limits import PoolLimits
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Standing:
         balance: of which it is a part.
 
     Attributes:
+        concurrency: how many requests it is given at once.
         failures: consecutive ones.
         ejected_until: clock; in the past if it is not ejected.
         connects, errors, ejections: totals, for metrics.
@@ -37,6 +39,7 @@ class Standing:
         "_balance",
         "_nth",
         "address",
+        "concurrency",
         "connects",
         "ejected_until",
         "ejections",
@@ -48,6 +51,7 @@ class Standing:
         self.address = address
         self._balance = balance
         self._nth = 0
+        self.concurrency = Concurrency(balance.limits.connections, balance.limits.slowdown)
         self.failures = 0
         self.ejected_until = float("-inf")
         self.connects = 0
@@ -58,6 +62,11 @@ class Standing:
     def outstanding(self) -> int:
         """Requests that it has not answered yet."""
         raise NotImplementedError
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may be given one request more now."""
+        return self.outstanding < self.concurrency.limit
 
     def failed(self) -> None:
         """It gave no answer, an invalid one, or a status of 500 or more."""
@@ -86,7 +95,7 @@ class Upstream(Standing):
         host_line: the end of a request line to it, and its Host header.
         idle: connections that wait for a request, the last used one last.
         connections: all that are open, idle or not.
-        connecting: how many are being opened.
+        connecting: how many are being opened, or may be by those who were given leave to.
         unsolicited, stale_replaced: totals, for metrics.
     """
 
@@ -146,7 +155,8 @@ class Upstream(Standing):
 
 
 class Balance(Generic[Candidate]):
-    """Chooses the upstream with the fewest outstanding requests. Ejects, but never the last one.
+    """Chooses the upstream with the fewest outstanding requests, as a share of what it may have at
+    once. Ejects, but never the last one.
 
     Args:
         make: makes the upstream of an address.
@@ -179,7 +189,10 @@ class Balance(Generic[Candidate]):
             return None
         self._turn += 1
         first = self._turn % len(candidates)
-        return min(candidates[first:] + candidates[:first], key=lambda each: each.outstanding)
+        return min(
+            candidates[first:] + candidates[:first],
+            key=lambda each: each.outstanding / each.concurrency.limit,
+        )
 
     def sound(self) -> Sequence[Candidate]:
         """Those that are not ejected. There is always one: see ``suspect``."""

@@ -42,6 +42,7 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_among",
         "_answer",
         "_chunked",
         "_clock",
@@ -58,6 +59,7 @@ class ClientConnection(asyncio.Protocol):
         "_read_paused",
         "_reusable",
         "_served",
+        "_size",
         "_tls",
         "_transport",
         "_write_paused",
@@ -88,6 +90,8 @@ class ClientConnection(asyncio.Protocol):
         self._options: bytes | None = None  # what its Connection header says
         self._interim = False  # the head being read is that of a 1xx answer
         self._interims = 0
+        self._among = 0  # requests under way when it was sent; 0: it tells nothing of the upstream
+        self._size = 0
         self.started = 0.0
         self.idle_since = 0.0
 
@@ -114,6 +118,8 @@ class ClientConnection(asyncio.Protocol):
         if request.method == b"HEAD":
             answer.bodiless = True
         self.started = self._clock()
+        self._size = len(request.body)
+        self._among = self.upstream.outstanding if request.method == b"POST" else 0
         self._fed = self._interims = 0
         self._headed = self._done = self._chunked = False
         self._options = None
@@ -136,6 +142,8 @@ class ClientConnection(asyncio.Protocol):
 
     def abandon(self) -> None:
         """Nobody wants the current answer any more: the connection cannot be used again."""
+        if self._answer is not None and not self._headed:
+            self._missed()
         self._answer = None
         self.abort()
 
@@ -272,6 +280,10 @@ class ClientConnection(asyncio.Protocol):
             raise _invalid(f"a status of {status}")
         answer.status = status
         self._headed = True
+        if self._among and status < 400:  # a refusal is quick, and says nothing
+            now = self._clock()
+            concurrency = self.upstream.concurrency
+            concurrency.answered(now - self.started, self._size, self._among, now)
         if status in {204, 304}:
             answer.bodiless = True
         if status >= 500:
@@ -332,7 +344,16 @@ class ClientConnection(asyncio.Protocol):
                 _invalid("closed in the middle of the answer" if self._fed else "closed unanswered")
             )
 
+    def _missed(self) -> None:
+        """No answer came in all this time: the client did not wait for it, or we did not."""
+        now = self._clock()
+        seconds, concurrency = now - self.started, self.upstream.concurrency
+        if self._among and seconds > concurrency.baseline:
+            concurrency.missed(seconds, self._size, now)
+
     def _fail(self, refusal: Refusal, *, blame: bool = True) -> None:
+        if not self._headed and refusal.rule is UPSTREAM_TIMEOUT:
+            self._missed()
         answer = self._answer
         self._answer = None
         self.abort()

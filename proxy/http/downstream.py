@@ -19,6 +19,8 @@ from proxy.http.limits import ListenerLimits
 from proxy.http.messages import Peer
 from proxy.http.server_connection import ServerConnection
 from proxy.http.shared_address import refuse_path_in_use
+from proxy.http.turned_away import TurnedAway
+from proxy.http.turns import Turns
 
 __all__ = ["Address", "Application", "Exchange", "Intake", "Listener", "ListenerLimits"]
 
@@ -42,6 +44,7 @@ class Listener:
         connections: those that are open.
         handshakes: the TLS handshakes under way, of connections to be.
         shed: connections refused at accept, in total.
+        turns: those of the loop, and what waits in them.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Listener:
         self.connections: set[ServerConnection] = set()
         self.handshakes: set[Handshake] = set()
         self.shed = 0
+        self.turns = Turns(clock)
         self.date = b""
         self._wall = wall
         self._sock = sock
@@ -147,9 +151,17 @@ class Listener:
 
     # For connections:
 
-    def accept(self) -> ServerConnection:
+    def accept(self) -> ServerConnection | TurnedAway:
         """The protocol of a new connection."""
-        return ServerConnection(self)
+        return ServerConnection(self) if self.has_time() else TurnedAway(self.date)
+
+    def has_time(self) -> bool:
+        """Whether the loop has time for one more connection, which is counted as shed if not: that
+        costs it a third."""
+        if self.turns.accepts():
+            return True
+        self.shed += 1
+        return False
 
     def admit(self, connection: ServerConnection) -> bool:
         """Counts a connection in; False if it is one too many."""

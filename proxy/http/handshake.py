@@ -34,8 +34,9 @@ class Handshake(asyncio.Protocol):
         finally:
             transport.abort()  # closes its own descriptor only; nothing has been read
         listener.handshakes.add(self)
-        if listener.crowded:
-            listener.shed += 1
+        crowded = listener.crowded
+        if crowded or not listener.has_time():
+            listener.shed += crowded
             listener.handshakes.discard(self)
             sock.close()
             return

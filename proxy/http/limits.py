@@ -52,13 +52,15 @@ class PoolLimits:
 
     Attributes:
         connections: per address.
+        slowdown: how many times its latency without load an address may take, before it is given
+            fewer requests at once than it may have connections.
         connect_seconds: to an established connection, TLS included.
         response_seconds: from the request to the head of its answer.
         total_seconds: from the request to the end of its answer.
-        queue_seconds: the longest wait for a connection while all are busy.
+        queue_seconds: the longest wait while an address has all that it is given at once.
         queue_target_seconds: the longest wait once the queue has not been empty for
-            ``queue_seconds``: a standing queue is shed fast, a burst is not (after CoDel,
-            RFC 8289, in the form used for server queues: Maurer, Fail at Scale, ACM Queue 13(8)).
+            ``queue_seconds``: a standing queue is shed fast, a burst is not. Both are shorter for an
+            address that is quick (``proxy.http.line``).
         idle_seconds: after which an unused connection is closed.
         head_bytes, header_count: of an answer.
         buffer_bytes: of an answer that nobody has taken yet; beyond it nothing more is read.
@@ -71,6 +73,7 @@ class PoolLimits:
     """
 
     connections: int = 256
+    slowdown: float = 2.0
     connect_seconds: float = 5.0
     response_seconds: float = 30.0
     total_seconds: float = 60.0

@@ -135,6 +135,21 @@ class RequestReader:
         """The bytes still to come of a body of known length, or 0."""
         return self._length - self._size if self.stage == BODY and self._length > 0 else 0
 
+    def begin_anew(self) -> int:
+        """The rest of the body that is being read is not wanted: what is fed next is the next
+        request.
+
+        Returns:
+            The bytes of it that are still to come, to be fed to nobody.
+        """
+        rest = self.remaining
+        self._parser = HttpRequestParser(self)
+        self._body = b""
+        self.incoming = None
+        self.stage = NOTHING
+        self.expects_continue = False
+        return rest
+
     @property
     def body_begun(self) -> bool:
         """Whether any of the incoming body has arrived."""

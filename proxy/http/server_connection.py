@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.http import render
+from proxy.http.application import Shed
 from proxy.http.drive import Drive, Waiter
 from proxy.http.exchange import Exchange
 from proxy.http.messages import Head, Peer, Reply
@@ -38,6 +39,19 @@ class _Refused:
         self.received = received
 
 
+class _Shed:
+    """A request that was shed as soon as its head was read."""
+
+    __slots__ = ("body", "head", "keep_alive", "read", "reply")
+
+    def __init__(self, head: Head, reply: Reply) -> None:
+        self.head = head
+        self.reply = reply
+        self.body = b""  # if it came along: nobody reads it
+        self.read = 0.0
+        self.keep_alive = head.keep_alive
+
+
 class ServerConnection(asyncio.Protocol):
     """One connection of a client.
 
@@ -51,6 +65,7 @@ class ServerConnection(asyncio.Protocol):
         "_closed",
         "_current",
         "_deaf",
+        "_deferred",
         "_discarded",
         "_drained",
         "_drive",
@@ -63,6 +78,7 @@ class ServerConnection(asyncio.Protocol):
         "_queue",
         "_reader",
         "_since",
+        "_skip",
         "_stalled_since",
         "_transport",
         "_turn",
@@ -78,10 +94,11 @@ class ServerConnection(asyncio.Protocol):
         self._transport: Any = None
         self.peer = Peer("")
         # Answers:
-        self._queue: deque[Exchange | _Refused] = deque()
+        self._queue: deque[Exchange | _Refused | _Shed] = deque()
         self._current: Exchange | None = None
         self._drive: Drive | None = None
         self._advancing = False
+        self._deferred = False  # what is in the queue is handled in a later slice of the loop
         self._drained: Waiter | None = None
         self.write_paused = False
         self._stalled_since = 0.0
@@ -95,6 +112,7 @@ class ServerConnection(asyncio.Protocol):
         self._discarded = 0  # bytes that were thrown away
         self._paused = False  # reading is paused
         self._held: memoryview | None = None  # what was received but not read yet
+        self._skip = 0  # bytes of a shed request's body that are still to come
         self._turn = 0  # requests since the event loop last had its turn
 
     # What the event loop says:
@@ -104,7 +122,7 @@ class ServerConnection(asyncio.Protocol):
         self._since = self._reader.received = self._listener.clock()
         self.peer = self._listener.peer(transport)
         if not self._listener.admit(self):
-            self._refuse(Refusal(OVERLOADED))
+            self._refuse(Refusal(OVERLOADED, retry_after=1))
             if self._listener.crowded:
                 self._transport.close()
 
@@ -112,11 +130,17 @@ class ServerConnection(asyncio.Protocol):
         if self._deaf:
             self._discard(len(data))
             return
-        self._reader.now = self._listener.clock()
+        listener, reader = self._listener, self._reader
+        reader.now = now = listener.clock()
+        turns = listener.turns
+        if now > turns.next:
+            turns.mark(now)
         self._turn = 0
         try:
-            if len(data) <= SLICE:
-                self._reader.feed(data)
+            if len(data) <= SLICE and not self._skip:
+                reader.feed(data)
+                if type(reader.incoming) is _Shed:
+                    self._skip_body()
             else:
                 self._feed_slices(memoryview(data))
         except Exception as error:
@@ -125,8 +149,11 @@ class ServerConnection(asyncio.Protocol):
             if len(self._queue) >= self._limits.pipeline_depth and not self._paused:
                 self._hold(None)
             if self._current is None:
-                self._advance()
-        elif self._reader.expects_continue and self._current is None:
+                if turns.overloaded and type(self._queue[0]) is Exchange:
+                    self._defer()
+                else:
+                    self._advance()
+        elif reader.expects_continue and self._current is None:
             self._allow_body()
 
     def eof_received(self) -> bool | None:
@@ -165,20 +192,54 @@ class ServerConnection(asyncio.Protocol):
 
     def open_exchange(self, head: Head) -> tuple[Exchange, int]:
         """A head is complete."""
-        application = self._listener.application
+        listener = self._listener
+        application = listener.application
+        if listener.turns.overloaded and listener.turns.refuses:
+            reply = application.shed(head)
+            if reply is not None:
+                return self._shed(head, reply)
         exchange = Exchange(self, application, head, self._reader.received)
         self._reader.incoming = exchange  # for a refusal by the next line
-        intake = application.open(head, self.peer)
+        try:
+            intake = application.open(head, self.peer)
+        except Shed as shed:
+            return self._shed(head, shed.reply)
         exchange.context = intake.context
         return exchange, intake.body_limit
 
-    def take(self, exchange: Exchange) -> None:
+    def take(self, exchange: Exchange | _Shed) -> None:
         """A request is complete."""
         self._turn += 1
         self._used = True
         if not exchange.keep_alive:
             self._deaf = True
         self._queue.append(exchange)
+
+    def _shed(self, head: Head, reply: Reply) -> tuple[Any, int]:
+        """A request is answered before its body has come, and the body is read by nobody.
+
+        The connection lives on where the body's end is known: for a client, making a new one costs
+        more than the request did, and for us, too.
+        """
+        shed = _Shed(head, reply)
+        length = head.headers.get(b"content-length", b"0")
+        chunked = b"transfer-encoding" in head.headers
+        if chunked or b"expect" in head.headers or int(length) > self._limits.linger_bytes:
+            shed.keep_alive = False
+        self._reader.incoming = shed
+        return shed, self._limits.linger_bytes
+
+    def _skip_body(self) -> None:
+        """The rest of a shed request's body is not read."""
+        reader = self._reader
+        shed: Any = reader.incoming
+        if not shed.keep_alive:
+            self._discarded += 1
+            reader.close()
+        else:
+            self._skip = reader.begin_anew()
+            self._since = reader.now
+        self.take(shed)
 
     def _feed_slices(self, data: memoryview) -> None:
         start, end = 0, len(data)
@@ -191,8 +252,14 @@ class ServerConnection(asyncio.Protocol):
             if self._turn >= depth:
                 self._hold(data[start:])
                 return
-            size = max(SLICE, reader.remaining)
-            reader.feed(data[start : start + size])
+            if self._skip:
+                size = min(self._skip, end - start)
+                self._skip -= size
+            else:
+                size = max(SLICE, reader.remaining)
+                reader.feed(data[start : start + size])
+                if type(reader.incoming) is _Shed:
+                    self._skip_body()
             start += size
 
     def _hold(self, rest: memoryview | None) -> None:
@@ -237,12 +304,16 @@ class ServerConnection(asyncio.Protocol):
         if self._deaf:
             return  # behind a request that was the last: never a request of its own
         reader = self._reader
-        exchange = reader.incoming
-        head = exchange.head if exchange is not None else None
-        application = self._listener.application if exchange is None else exchange.application
+        exchange: Any = reader.incoming
         reader.close()
         self._deaf = True
-        self._queue.append(_Refused(application, refusal, head, reader.received))
+        if type(exchange) is _Shed:  # that is its answer, whatever is wrong with its body
+            exchange.keep_alive = False
+            self._queue.append(exchange)
+        else:
+            head = exchange.head if exchange is not None else None
+            application = self._listener.application if exchange is None else exchange.application
+            self._queue.append(_Refused(application, refusal, head, reader.received))
         if self._current is None and not self._advancing:
             self._advance()
 
@@ -280,6 +351,17 @@ class ServerConnection(asyncio.Protocol):
         if not self._closed:
             self._transport.abort()
 
+    def _defer(self) -> None:
+        if not self._deferred:
+            self._deferred = True
+            self._listener.turns.defer(self)
+
+    def go_on(self) -> None:
+        """Handles what was deferred."""
+        self._deferred = False
+        if self._queue and self._current is None and not self._advancing:
+            self._advance()
+
     def _advance(self) -> None:
         """Answers what waits, in order, as far as that is possible without waiting."""
         if self._closed or self.write_paused:
@@ -292,6 +374,8 @@ class ServerConnection(asyncio.Protocol):
                 self._current = item
                 self._drive = drive = Drive(item.application.handle(item), self._ended)
                 drive.step()
+            elif type(item) is _Shed:
+                self._answer_shed(item)
             elif type(item) is _Refused:
                 self.write(
                     render.reply(
@@ -305,6 +389,22 @@ class ServerConnection(asyncio.Protocol):
         self._advancing = False
         if self._current is None and not queue and not self._deaf:
             self._rest()
+
+    def _answer_shed(self, shed: _Shed) -> None:
+        if self._listener.draining or (self._eof and not self._queue and not self._held):
+            shed.keep_alive = False
+        line = _CLOSE if not shed.keep_alive else _KEEP_ALIVE if shed.head.http10 else b""
+        self.write(
+            render.reply(
+                shed.reply,
+                date=self._listener.date,
+                connection=line,
+                with_body=shed.head.method != "HEAD",
+            )
+        )
+        if not shed.keep_alive:
+            self._discarded += self._skip
+            self._finish()
 
     def _ended(self, error: BaseException | None) -> None:
         """The application is done with an exchange."""
@@ -402,6 +502,9 @@ class ServerConnection(asyncio.Protocol):
                 self.abort()
         elif self._deaf or self._paused:
             return  # what was read is being answered
+        elif self._skip and self._current is None:
+            if now - self._since > limits.linger_seconds:
+                self.abort()
         elif self._reader.stage != NOTHING:
             try:
                 self._reader.check_deadline(now)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from proxy.decision import Permit
 from proxy.http.address import Address
@@ -16,6 +16,7 @@ from proxy.http.balance import Balance, Upstream
 from proxy.http.client_connection import ClientConnection, Stale
 from proxy.http.drive import Waiter
 from proxy.http.limits import PoolLimits
+from proxy.http.line import Line
 from proxy.http.response import Response
 from proxy.rules import UPSTREAM_QUEUE, UPSTREAM_UNREACHABLE, Refusal
 
@@ -23,12 +24,17 @@ __all__ = ["Address", "AddressState", "Pool", "PoolLimits", "PoolState", "Respon
 
 Dial: TypeAlias = Callable[[Address, Callable[[], ClientConnection]], Awaitable[ClientConnection]]
 
+_BURST: Final = 5.0
+_LEAST_BURST: Final = 0.1
+_LEAST_STANDING: Final = 0.005
+
 
 @dataclass(frozen=True, slots=True)
 class AddressState:
     """One address at a moment. Counts are totals since the start.
 
     Attributes:
+        limit: requests that it may have under way at once, as things are.
         errors: no connection, no or an invalid answer, or a status of 500 or more.
         unsolicited: connections closed for bytes that no request had asked for.
         stale_replaced: requests repeated because a reused connection was closed before a byte of
@@ -44,6 +50,7 @@ class AddressState:
     ejections: int
     unsolicited: int
     stale_replaced: int
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,15 @@ class PoolState:
     """A pool at a moment: what metrics show.
 
     Attributes:
-        waiting: requests in the queue for a connection.
-        queue_timeouts: those that left it unserved, in total.
+        waiting: requests in the queue.
+        queue_timeouts: those that left it unserved or never joined it, in total.
+        queue_seconds: how long the next one to join the queue would wait, as things go.
     """
 
     waiting: int
     queue_timeouts: int
     addresses: tuple[AddressState, ...]
+    queue_seconds: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -71,12 +80,14 @@ class _Opening:
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """A place in the queue for a connection."""
+    """A place in the queue."""
 
     since: float
     waiter: Waiter
     fresh: bool = False  # wants leave to open a connection, not one that was used
     connection: ClientConnection | None = None
+    leave: Upstream | None = None  # a connection to it may be opened
+    left: bool = False  # served, turned away or given up
 
 
 class Pool:
@@ -103,7 +114,8 @@ class Pool:
             addresses, self._limits, clock, partial(Upstream, freed=self._freed)
         )
         self._queue: deque[_Place] = deque()
-        self._queue_empty = clock()  # when it last was
+        self._line = Line(clock())
+        self._waiting = 0  # places in the queue that were not given up
         self._queue_timeouts = 0
         self._openings: set[_Opening] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -127,7 +139,12 @@ class Pool:
             raise TypeError("only a permit can be sent")
         request = permit.request
         upstream = self._balance.only or self._balance.choose()
-        connection = (upstream.checkout() if upstream else None) or await self._acquire()
+        if upstream and upstream.has_room and not self._waiting:
+            connection = upstream.checkout() or await self._acquire()
+        else:
+            # What is not an inference asks how the server does: that costs little, and must be
+            # known of a busy one too.
+            connection = await self._acquire(queues=request.method == b"POST")
         try:
             response = connection.ask(request)
         except ValueError:
@@ -168,6 +185,7 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
         for place in tuple(self._queue):
+            self._leave(place)
             place.waiter.fail(Refusal(UPSTREAM_UNREACHABLE, "the pool was closed"))
         tasks = [opening.task for opening in self._openings if opening.task is not None]
         for task in tasks:
@@ -177,11 +195,17 @@ class Pool:
                 connection.give_up()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a request that came now would be turned away."""
+        waiting = self._waiting
+        return waiting > 0 and self._line.refuses(waiting, self._clock(), *self._bounds())
+
     def state(self) -> PoolState:
         """What metrics show."""
         now = self._clock()
         return PoolState(
-            sum(not place.waiter.done for place in self._queue),
+            self._waiting,
             self._queue_timeouts,
             tuple(
                 AddressState(
@@ -194,9 +218,11 @@ class Pool:
                     each.ejections,
                     each.unsolicited,
                     each.stale_replaced,
+                    each.concurrency.limit,
                 )
                 for each in self._balance.upstreams
             ),
+            self._line.wait(self._waiting, now) if self._waiting else 0.0,
         )
 
     def sweep(self) -> None:
@@ -214,10 +240,20 @@ class Pool:
                 opening.late = True
                 opening.task.cancel()
         self._shed(now)
+        for upstream in self._balance.upstreams:
+            self._serve(upstream, now)  # a limit may have risen
 
     # Getting a connection:
 
-    async def _acquire(self, *, fresh: bool = False) -> ClientConnection:
+    async def _acquire(self, *, fresh: bool = False, queues: bool = True) -> ClientConnection:
+        """A connection on which a request may be sent.
+
+        Args:
+            fresh: it is not to be one that was used.
+            queues: whether the request counts: others pass by the queue and the limit, as far as
+                connections go.
+        """
+        passed = not queues
         tried: list[Upstream] = []
         why = ""
         while True:
@@ -228,15 +264,18 @@ class Pool:
                 raise Refusal(UPSTREAM_UNREACHABLE, "the pool was closed")
             if fresh and upstream.full and upstream.idle:
                 upstream.idle[0].abort()  # makes room
-            connection = None if fresh else upstream.checkout()
-            if connection is None and upstream.full:
-                connection = await self._wait(fresh)
-            elif connection is None:
-                try:
-                    connection = await self._open(upstream)
-                except OSError as error:
-                    why = f"{upstream.address}: {error}"
-                    tried.append(upstream)
+            if not (passed or (upstream.has_room and not self._waiting)):
+                connection, passed = await self._wait(upstream, fresh), True
+            else:
+                connection = None if fresh else upstream.checkout()
+                if connection is None and upstream.full:
+                    connection = await self._wait(upstream, fresh)
+                elif connection is None:
+                    try:
+                        connection = await self._open(upstream)
+                    except OSError as error:
+                        why = f"{upstream.address}: {error}"
+                        tried.append(upstream)
             if connection is not None:
                 return connection
 
@@ -283,70 +322,115 @@ class Pool:
             connection = task.result()
             self._freed(connection.upstream, connection)
 
-    async def _wait(self, fresh: bool) -> ClientConnection | None:
-        """Waits for a connection, or for leave to open one (None)."""
+    async def _wait(self, upstream: Upstream, fresh: bool) -> ClientConnection | None:
+        """Waits for a connection, or for leave to open one (None).
+
+        Raises:
+            Refusal: UPSTREAM_QUEUE.
+        """
         now = self._clock()
-        if not self._queue:
-            self._queue_empty = now
+        upstream.concurrency.held()
+        if not self._waiting:
+            self._line.empty(now)
+        elif self._line.refuses(self._waiting, now, *self._bounds()):
+            self._queue_timeouts += 1
+            raise _turned_away()
         place = _Place(now, Waiter(), fresh)
         self._queue.append(place)
+        self._waiting += 1
         try:
             await place.waiter
         except BaseException:
             place.waiter.forget()
+            self._leave(place)
             if place.connection is not None:
                 self._freed(place.connection.upstream, place.connection)
+            elif place.leave is not None:
+                place.leave.connecting -= 1
+                self._freed(place.leave, None)
             raise
+        if place.leave is not None:
+            place.leave.connecting -= 1  # and taken up by the caller, in this same step
         return place.connection
 
     def _freed(self, upstream: Upstream, connection: ClientConnection | None) -> None:
-        queue = self._queue
-        if queue and (connection is None or connection.usable()):
-            now = self._clock()
-            while queue:
-                place = queue.popleft()
-                if place.waiter.done:
-                    continue
-                if now - place.since > self._patience(now):
-                    self._turn_away(place)
-                    continue
-                if place.fresh and connection is not None:
-                    queue.appendleft(place)
-                    connection.abort()  # comes back here, without a connection
-                    return
-                place.connection = connection
-                place.waiter.wake()
+        if connection is not None:
+            if self._closing and not self._waiting:
+                connection.abort()
                 return
-        if connection is None:
-            return
-        if self._closing:
-            connection.abort()
-        else:
             connection.idle_since = self._now
             upstream.idle.append(connection)
+        if self._queue:
+            self._serve(upstream, self._clock())
+
+    def _serve(self, upstream: Upstream, now: float) -> None:
+        """Gives those who wait what the upstream has room for."""
+        queue, line = self._queue, self._line
+        while queue and upstream.has_room:
+            place = queue.popleft()
+            if place.left:
+                continue
+            if now - place.since > self._patience(now):
+                self._turn_away(place)
+                continue
+            connection = None if place.fresh else upstream.checkout()
+            if connection is None and (upstream.full or not upstream.has_room):
+                queue.appendleft(place)
+                if not (place.fresh and upstream.idle):
+                    return
+                upstream.idle[0].abort()  # makes room, and comes back here
+                continue
+            self._leave(place)
+            line.left(now)
+            place.connection = connection
+            if connection is None:
+                place.leave = upstream
+                upstream.connecting += 1
+            place.waiter.wake()
+
+    def _leave(self, place: _Place) -> None:
+        if not place.left:
+            place.left = True
+            self._waiting -= 1
 
     def _shed(self, now: float) -> None:
         patience = self._patience(now)
         queue = self._queue
-        while queue and (queue[0].waiter.done or now - queue[0].since > patience):
+        while queue and (queue[0].left or now - queue[0].since > patience):
             place = queue.popleft()
-            if not place.waiter.done:
+            if not place.left:
                 self._turn_away(place)
-        if not queue:
-            self._queue_empty = now
+        if not self._waiting:
+            self._line.empty(now)
+
+    def _bounds(self) -> tuple[float, float]:
+        """How long a request may wait in a burst, and in a queue that stands: a few times, and once
+        as long as the servers take without load, within what is configured."""
+        limits = self._limits
+        base = min(upstream.concurrency.baseline for upstream in self._balance.upstreams)
+        return (
+            min(limits.queue_seconds, max(_LEAST_BURST, _BURST * base)),
+            min(limits.queue_target_seconds, max(_LEAST_STANDING, base)),
+        )
 
     def _patience(self, now: float) -> float:
+        """How long whoever joined is kept: longer than was foretold, but not without end."""
         limits = self._limits
-        standing = now - self._queue_empty > limits.queue_seconds
+        standing = self._line.stands(now, limits.queue_seconds)
         return limits.queue_target_seconds if standing else limits.queue_seconds
 
     def _turn_away(self, place: _Place) -> None:
         self._queue_timeouts += 1
-        place.waiter.fail(Refusal(UPSTREAM_QUEUE, "no connection became free", retry_after=1))
+        self._leave(place)
+        place.waiter.fail(_turned_away())
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(self._limits.sweep_seconds, self._tick, loop)
         self.sweep()
+
+
+def _turned_away() -> Refusal:
+    return Refusal(UPSTREAM_QUEUE, "the model server has as much as it can do", retry_after=1)
 
 
 async def _dial(address: Address, factory: Callable[[], ClientConnection]) -> ClientConnection:

@@ -14,8 +14,9 @@ from typing import Any, Final
 import yaml
 
 from proxy.settings.excerpt import shown_lines
+from proxy.settings.models import Settings
 from proxy.settings.problems import Problem, Source, path_text
-from proxy.settings.section import Place
+from proxy.settings.section import Place, Section
 
 MAX_NODES: Final = 100_000
 """Values in a document once its aliases are expanded: what ends a billion laughs."""
@@ -105,15 +106,20 @@ class Document:
         return here, table.get(here, (1, 1))
 
 
-def read(source: Source, environment: Mapping[str, str]) -> Document:
-    """Reads one document. It never raises: what is wrong is in the document's problems."""
+def read(
+    source: Source, environment: Mapping[str, str], model: type[Section] = Settings
+) -> Document:
+    """Reads one document, of which the model says what may be in it.
+
+    It never raises: what is wrong is in the document's problems.
+    """
     document = Document(source)
     try:
         node = _compose(source.text)
         if node is None:
-            document.complain((1, 1), "the file is empty: a configuration needs endpoints")
+            document.complain((1, 1), f"the file is empty: it needs {_needed(model)}")
         else:
-            source.shown = shown_lines(node)
+            source.shown = shown_lines(node, model)
             document.value = _Reader(document, environment).value(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -129,6 +135,10 @@ def read(source: Source, environment: Mapping[str, str]) -> Document:
     except RecursionError:
         document.complain((1, 1), "nested too deeply, or a << that merges itself")
     return document
+
+
+def _needed(model: type[Section]) -> str:
+    return ", ".join(name for name, one in model.model_fields.items() if one.is_required())
 
 
 def _compose(text: str) -> yaml.Node | None:

@@ -7,22 +7,24 @@ from typing import Any
 import yaml
 
 from proxy.settings.schema import below, root
+from proxy.settings.section import Section
 
 
-def shown_lines(node: yaml.Node) -> set[int]:
+def shown_lines(node: yaml.Node, model: type[Section]) -> set[int]:
     """The lines, from 1, that may be shown of a document that was parsed.
 
     Left out is every line that holds any part of a mapping in which a secret may stand, of the
     value of an unknown key (a secret's key may be misspelt, or misplaced), or of what stands
     where a mapping should.
     """
-    lines = _Lines()
-    lines.walk(node, root(), hide=False)
+    lines = _Lines(model)
+    lines.walk(node, root(model), hide=False)
     return lines.seen - lines.hidden
 
 
 class _Lines:
-    def __init__(self) -> None:
+    def __init__(self, model: type[Section]) -> None:
+        self._model = model
         self.seen: set[int] = set()
         self.hidden: set[int] = set()
         self._walked: set[tuple[int, bool]] = set()
@@ -41,7 +43,7 @@ class _Lines:
         hide = hide or (isinstance(node, yaml.ScalarNode) and "@" in node.value)
         self._mark(node, hide=hide)
         if isinstance(node, yaml.SequenceNode):
-            items = [found for schema in schemas for found in below(schema, 0)]
+            items = [found for schema in schemas for found in below(schema, 0, self._model)]
             for item in node.value:
                 self.walk(item, items, hide=hide)
         elif isinstance(node, yaml.MappingNode):
@@ -57,7 +59,7 @@ class _Lines:
                 self.walk(source, schemas, hide=hide)
             return
         name = key.value if isinstance(key, yaml.ScalarNode) else ""
-        found = [one for schema in schemas for one in below(schema, name)]
+        found = [one for schema in schemas for one in below(schema, name, self._model)]
         hide = hide or not found
         self._mark(key, hide=hide)
         self.walk(value, found, hide=hide)

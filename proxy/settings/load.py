@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -17,14 +17,16 @@ from proxy.settings.document import Document, read, resolve
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError, Source, path_text
 from proxy.settings.schema import keys_at
-from proxy.settings.section import CONTRADICTION, Place, placed
+from proxy.settings.section import CONTRADICTION, Place, Section, placed
 from proxy.settings.text import read_text
 
 MAX_BYTES: Final = 512 * 2**10
 
 _SCALAR_ERRORS: Final = frozenset({"int_type", "float_type", "bool_type", "none_required"})
 
-Check = Callable[[Settings], Iterable[tuple[Place, str]]]
+Root = TypeVar("Root", bound=Section)
+CheckOf = Callable[[Root], Iterable[tuple[Place, str]]]
+Check = CheckOf[Settings]
 """A further check of sound settings: yields the place of a key, and what is wrong with it; raises
 SettingsError for what is wrong with another file."""
 
@@ -35,26 +37,45 @@ def load(
     environment: Mapping[str, str] | None = None,
     checks: Iterable[Check] = (),
 ) -> Settings:
-    """Reads a configuration file.
+    """Reads a configuration file: see :func:`load_as`."""
+    return load_as(Settings, path, environment=environment, checks=checks)
+
+
+def load_as(
+    model: type[Root],
+    path: Path | str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    amend: Callable[[Document], None] | None = None,
+    checks: Iterable[CheckOf[Root]] = (),
+) -> Root:
+    """Reads a file of settings.
 
     Args:
+        model: of the whole file.
         path: the file; relative paths within it start from its directory.
         environment: what ``${NAME}`` refers to; none: the process's environment.
-        checks: further checks, run if the configuration is otherwise sound.
+        amend: changes what was read before it is validated, as the command line may ask.
+        checks: further checks, run if the settings are otherwise sound.
 
     Raises:
         SettingsError: if it cannot be used, with all that is wrong.
     """
     source = Source(str(path), read_text(Path(path), MAX_BYTES))
-    document = read(source, os.environ if environment is None else environment)
+    document = read(source, os.environ if environment is None else environment, model)
     if not isinstance(document.value, dict):
         if not document.problems:
-            document.complain((1, 1), "must be a mapping, which begins with a key such as listen:")
+            first = next(iter(model.model_fields))
+            document.complain(
+                (1, 1), f"must be a mapping, which begins with a key such as {first}:"
+            )
         raise SettingsError(document.problems)
+    if amend is not None:
+        amend(document)
     context = {"directory": Path(path).absolute().parent}
-    settings, errors = _validate(document, context)
+    settings, errors = _validate(model, document, context)
     for error in errors:
-        _complain(document, error)
+        _complain(document, error, model)
     if settings is not None:
         for check in checks:
             try:
@@ -67,20 +88,20 @@ def load(
     return settings
 
 
-def digest(settings: Settings) -> str:
+def digest(settings: Section) -> str:
     """SHA-256, in hex, of the effective configuration: defaults filled in, secrets left out."""
     values = settings.model_dump(mode="json")
     return hashlib.sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _validate(
-    document: Document, context: dict[str, Any]
-) -> tuple[Settings | None, list[ErrorDetails]]:
+    model: type[Root], document: Document, context: dict[str, Any]
+) -> tuple[Root | None, list[ErrorDetails]]:
     for attempt in (1, 2):
         try:
             # Strict, yet as JSON: a path or a tuple is what JSON can say of one, "1" is no number.
             text = orjson.dumps(document.value)
-            return Settings.model_validate_json(text, strict=True, context=context), []
+            return model.model_validate_json(text, strict=True, context=context), []
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
         if attempt == 2 or not _retype(document, errors):
@@ -110,7 +131,7 @@ def _retype(document: Document, errors: list[ErrorDetails]) -> bool:
     return changed
 
 
-def _complain(document: Document, error: ErrorDetails) -> None:
+def _complain(document: Document, error: ErrorDetails, model: type[Section]) -> None:
     kind = error["type"]
     place, _ = document.find(error["loc"])
     context = error.get("ctx", {})
@@ -124,7 +145,7 @@ def _complain(document: Document, error: ErrorDetails) -> None:
         document.complain(position, f"{prefix}the key {name!r} is missing")
     elif kind == "extra_forbidden":
         position = document.find(place, key=True)[1]
-        document.complain(position, _unknown(document, place))
+        document.complain(position, _unknown(document, place, model))
     elif kind == "default_factory_not_called" or _is_echo(document, kind, place):
         return
     else:
@@ -167,9 +188,9 @@ def _message(error: ErrorDetails) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _unknown(document: Document, place: Place) -> str:
+def _unknown(document: Document, place: Place, model: type[Section]) -> str:
     *above, name = place
-    close = get_close_matches(str(name), keys_at(tuple(above)), n=1, cutoff=0.7)
+    close = get_close_matches(str(name), keys_at(tuple(above), model), n=1, cutoff=0.7)
     if close and close[0] != name:  # a key of another kind of section at this place
         return f"unknown key {path_text(place)}; did you mean {close[0]!r}?"
     if _value(document, place) is None:

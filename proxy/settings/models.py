@@ -142,6 +142,11 @@ class Audit(Section):
     """Whether a record holds the SHA-256 of the body that was forwarded."""
     values: bool = False
     """Whether a record holds the payload's values. They may be personal data."""
+    replay: bool = False
+    """Whether a record holds all that it takes to decide anew, for ``bartizan replay``: the body as
+    it came, the headers that say how to read it, the model's answer where it was read, and exact
+    moments. Bodies may be personal data, and of a language model they are what people wrote. The
+    log grows by the size of the bodies."""
     explain: bool = False
     """Whether an ``explanation`` follows the record of an exchange that detectors refused or
     shaped, or would have: which features made the scores, and by how much. It takes up to a tenth

@@ -102,6 +102,7 @@ class MemorySketches:
 
     Attributes:
         forgotten: keys with evidence that were forgotten because there was no room.
+        exchanged_at: the moment of the last exchange, on the monotonic clock.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class MemorySketches:
         wall: Callable[[], float],
     ) -> None:
         self.forgotten = 0
+        self.exchanged_at = 0.0
         self._layout = layout
         self._most = most
         self._clock = clock
@@ -149,7 +151,7 @@ class MemorySketches:
         layout = self._layout
         for delta in deltas:
             check(delta, layout)
-        now = self._clock()
+        self.exchanged_at = now = self._clock()
         self._expire(now)
         return [self._exchange(delta, now, layout) for delta in deltas]
 

@@ -72,6 +72,8 @@ class EndpointMetrics:
         refusals: by the rule that decided and whether the client saw it.
         faults, failed_open: by the rule of the fault.
         alarms: exchanges during which a pattern's evidence passed its threshold, by rule.
+        sheds: requests that were shed as soon as their head was read, by rule. They are no exchanges:
+            nothing else counts them.
         statuses: exchanges by the hundreds of their status; 0: the client left before.
         rows, scored_rows, flagged_rows: rows understood, scored, and past the threshold.
         judged_rows, disagreeing_rows: rows judged with their answers, and past the threshold then.
@@ -111,6 +113,7 @@ class EndpointMetrics:
         "scores",
         "seconds",
         "shaped",
+        "sheds",
         "spans",
         "statuses",
     )
@@ -125,6 +128,7 @@ class EndpointMetrics:
         self.faults: dict[str, int] = {}
         self.failed_open: dict[str, int] = {}
         self.alarms: dict[str, int] = {}
+        self.sheds: dict[str, int] = {}
         self.statuses: Counts = np.zeros(6, np.int64)
         self.rows = self.scored_rows = self.flagged_rows = 0
         self.judged_rows = self.disagreeing_rows = self.opinion_rows = self.shaped = 0

@@ -37,6 +37,12 @@ WOULD_BLOCK: Final = _family(
 REFUSALS: Final = _family(
     "refusals", "counter", "Exchanges that a rule decided, by rule and whether the client saw it."
 )
+SHEDS: Final = _family(
+    "requests_shed",
+    "counter",
+    "Requests shed under overload as soon as their head was read, by rule. No exchanges: nothing "
+    "else counts them.",
+)
 RESPONSES: Final = _family(
     "responses", "counter", "Exchanges by the class of their status; none: the client left first."
 )
@@ -197,6 +203,12 @@ UPSTREAM_CONNECTIONS: Final = _family(
     "Open connections to an upstream.",
     over_workers="sum",
 )
+UPSTREAM_LIMIT: Final = _family(
+    "upstream_limit",
+    "gauge",
+    "Requests that an upstream is given at once, learnt from how long it takes.",
+    over_workers="sum",
+)
 EJECTED: Final = _family(
     "upstream_ejected",
     "gauge",
@@ -204,6 +216,26 @@ EJECTED: Final = _family(
     over_workers="max",
 )
 EJECTIONS: Final = _family("upstream_ejections", "counter", "Times that an upstream was ejected.")
+QUEUE_SECONDS: Final = _family(
+    "upstream_queue_seconds",
+    "gauge",
+    "How long a request that came now would wait for its endpoint's upstreams.",
+    "seconds",
+    over_workers="max",
+)
+LOOP_OVERLOADED: Final = _family(
+    "loop_overloaded",
+    "gauge",
+    "1 while more requests come than the process can read and handle in time.",
+    over_workers="max",
+)
+LOOP_QUEUE_SECONDS: Final = _family(
+    "loop_queue_seconds",
+    "gauge",
+    "How long a request that was read now would wait to be handled.",
+    "seconds",
+    over_workers="max",
+)
 CONNECTIONS: Final = _family("connections", "gauge", "Open client connections.", over_workers="sum")
 SHED: Final = _family(
     "connections_shed", "counter", "Client connections closed at accept, beyond the limit."

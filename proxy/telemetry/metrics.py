@@ -78,6 +78,7 @@ class UpstreamState:
     connections: int = 0
     ejected: bool = False
     ejections: int = 0
+    limit: int = 0
 
 
 class ClientWatch(Protocol):
@@ -113,6 +114,8 @@ class Metrics:
     Attributes:
         unrouted: counts the exchanges that no endpoint took.
         connections, connections_shed: what the listener has open, and what it shed at accept.
+        overload: whether the loop is overloaded, and the seconds that requests wait for it.
+        queues: by endpoint, the seconds that a request would wait for its upstreams.
         calls: the same of gRPC's calls: under way, and shed. None where nobody speaks gRPC.
         upstreams: a snapshot of every upstream.
         clients: known clients by endpoint.
@@ -131,6 +134,8 @@ class Metrics:
         self.registry = registry
         self.connections: Callable[[], int] = lambda: 0
         self.connections_shed: Callable[[], int] = lambda: 0
+        self.overload: Callable[[], tuple[bool, float]] = lambda: (False, 0.0)
+        self.queues: Callable[[], Mapping[str, float]] = dict
         self.calls: Callable[[], tuple[int, int]] | None = None
         self.upstreams: Callable[[], Iterable[UpstreamState]] = tuple
         self.clients: Callable[[], Mapping[str, int]] = dict
@@ -207,6 +212,9 @@ class Metrics:
         _add(page, families.BUILD, 1, **self._build)
         _add(page, families.CONNECTIONS, self.connections())
         _add(page, families.SHED, self.connections_shed())
+        overloaded, seconds = self.overload()
+        _add(page, families.LOOP_OVERLOADED, int(overloaded))
+        _add(page, families.LOOP_QUEUE_SECONDS, seconds)
         if self.calls is not None:
             under_way, shed = self.calls()
             _add(page, families.CALLS, under_way)
@@ -223,8 +231,11 @@ class Metrics:
             labels = {"endpoint": state.endpoint, "upstream": state.address}
             _add(page, families.IN_FLIGHT, state.in_flight, **labels)
             _add(page, families.UPSTREAM_CONNECTIONS, state.connections, **labels)
+            _add(page, families.UPSTREAM_LIMIT, state.limit, **labels)
             _add(page, families.EJECTED, int(state.ejected), **labels)
             _add(page, families.EJECTIONS, state.ejections, **labels)
+        for endpoint, seconds in self.queues().items():
+            _add(page, families.QUEUE_SECONDS, seconds, endpoint=endpoint)
 
     def _write_state(self, page: _Page) -> None:
         for endpoint, watch in self.watched_clients().items():
@@ -317,6 +328,8 @@ class _EndpointLines:
         for (rule, seen), count in counts.refusals.items():
             labels = {"endpoint": name, "rule": rule, "enforced": "true" if seen else "false"}
             _add(page, families.REFUSALS, count, **labels)
+        for rule, count in counts.sheds.items():
+            _add(page, families.SHEDS, count, endpoint=name, rule=rule)
         for rule, count in counts.alarms.items():
             _add(page, families.ALARMS, count, endpoint=name, rule=rule)
         for rule, count in counts.faults.items():

@@ -131,6 +131,7 @@ class Application:
         self.opener: Callable[[Head, Peer], Intake] | None = None
         self.opened: list[Head] = []
         self.handled: list[Exchange] = []
+        self.shed_heads: list[Head] = []
         self.refused: list[tuple[Refusal, Head | None]] = []
         self.raised: list[BaseException] = []
 
@@ -152,6 +153,10 @@ class Application:
         except BaseException as error:
             self.raised.append(error)
             raise
+
+    def shed(self, head: Head) -> Reply | None:
+        self.shed_heads.append(head)
+        return None if head.method == "GET" else Reply(503, b"shed", b"text/plain")
 
     def refuse(self, refusal: Refusal, head: Head | None, peer: Peer, received: float) -> Reply:
         self.refused.append((refusal, head))
