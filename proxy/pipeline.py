@@ -35,9 +35,10 @@ from proxy.http.application import Intake, Shed
 from proxy.http.messages import Head, Peer, Reply
 from proxy.identity import Headers, Identifier, Identity
 from proxy.inspection import Inspection
-from proxy.protocols.base import Meter
+from proxy.protocols.base import Call, Meter
 from proxy.recording import NOTE, note, unread
-from proxy.rules import Refusal
+from proxy.rules import Refusal, Rule
+from proxy.sheds import Sheds
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record

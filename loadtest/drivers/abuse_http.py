@@ -96,7 +96,10 @@ def _framing(valid: Parts, random: Random) -> Iterator[Case]:
     odd = (b"+%d", b"-%d", b"0x%x", b"%d.0", b'"%d"', b"%d abc", b"0%d", b"%d_0", b"1e%d")
     for form in odd:
         value = form % len(body)
-        yield case(f"CL {form.replace(b"%d", b"N").replace(b"%x", b"N").decode()}", b"Content-Length: " + value)
+        yield case(
+            f"CL {form.replace(b'%d', b'N').replace(b'%x', b'N').decode()}",
+            b"Content-Length: " + value,
+        )
     yield case("CL of 2^64 and its size", b"Content-Length: %d" % (2**64 + len(body)))
     yield case("CL empty", b"Content-Length:")
     yield case("CL with a space before the colon", b"Content-Length : %d" % len(body))

@@ -81,9 +81,9 @@ class Knobs(Section):
     count: Annotated[int, Field(ge=1, le=10_000)] = 48
     """Requests of each kind."""
     at_once: Annotated[int, Field(ge=1, le=1000)] = 16
-    """Of them at the same time."""
+    """Of them at the same time: a burst."""
     seconds: Annotated[float, Field(gt=0, le=600)] = 4.0
-    """Of the honest requests before."""
+    """Of the honest requests before, and of each kind, at least."""
     rate: Annotated[float, Field(gt=0, le=1000)] = 50.0
     """Honest requests a second."""
     recovery: Annotated[float, Field(gt=0, le=600)] = 10.0
@@ -145,17 +145,21 @@ async def _attack(felt: Felt, means: Means, chosen: Knobs) -> None:
 
 
 async def _flood(felt: Felt, data: bytes, chosen: Knobs) -> dict[str, Any]:
-    """Sends one request many times, some at once: how they ended."""
+    """Sends one request many times, in bursts spread evenly over the time: how they ended."""
+    now = asyncio.get_running_loop().time
+    began = now()
     heard: Counter[str] = Counter()
-    left = iter(range(chosen.count))
 
     async def send() -> None:
-        for _ in left:
-            one = await exchange(felt.raw, felt.attacker, data, patience=2.0, deadline=10.0)
-            heard[" ".join([*map(str, one.statuses), one.end.value])] += 1
-            felt.count(one.statuses[0] if one.statuses else 0)
+        one = await exchange(felt.raw, felt.attacker, data, patience=2.0, deadline=10.0)
+        heard[" ".join([*map(str, one.statuses), one.end.value])] += 1
+        felt.count(one.statuses[0] if one.statuses else 0)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(chosen.at_once):
-            group.create_task(send())
+    bursts = -(-chosen.count // chosen.at_once)
+    for burst in range(bursts):
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(chosen.at_once, chosen.count - burst * chosen.at_once)):
+                group.create_task(send())
+        due = began + (burst + 1) * chosen.seconds / bursts
+        await asyncio.sleep(max(0.0, due - now()))
     return {"bytes": len(data), "answers": dict(heard)}

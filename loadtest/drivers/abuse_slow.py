@@ -26,9 +26,10 @@ _PIPELINED: Final = 64  # requests of a slow reader that are sent and not read
 
 HELD: Final = "held to the end"
 
-Wait = Callable[[], Awaitable[object]]
+Wait = Callable[[], Awaitable[bool]]
 Doing = Callable[[Streams, Wait], Awaitable[None]]
-"""What one connection does until it is stopped or the peer ends it; it waits by the second."""
+"""What one connection does until it is stopped or the peer ends it; waiting tells whether to go
+on."""
 
 
 def slow_heads(valid: Parts) -> Doing:
@@ -38,8 +39,7 @@ def slow_heads(valid: Parts) -> Doing:
     async def attack(streams: Streams, wait: Wait) -> None:
         _, writer = streams
         writer.write(start)
-        while True:
-            await wait()
+        while await wait():
             writer.write(b"X-A: b\r\n")
             await writer.drain()
 
@@ -55,7 +55,8 @@ def slow_bodies(valid: Parts) -> Doing:
         _, writer = streams
         writer.write(request[:end])
         for at in range(end, len(request) - 1):
-            await wait()
+            if not await wait():
+                break
             writer.write(request[at : at + 1])
             await writer.drain()
 
@@ -71,8 +72,7 @@ def slow_readers(valid: Parts) -> Doing:
         writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's has it
         for _ in range(_PIPELINED):
             writer.write(request)
-        while True:
-            await wait()
+        while await wait():
             await writer.drain()
 
     return attack
@@ -82,8 +82,8 @@ def silent(_: Parts) -> Doing:
     """A connection that says nothing."""
 
     async def attack(streams: Streams, wait: Wait) -> None:
-        while True:
-            await wait()
+        while await wait():
+            pass
 
     return attack
 
@@ -165,10 +165,11 @@ async def _hold(felt: Felt, attack: Doing, chosen: Knobs) -> dict[str, Any]:
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(chosen.seconds, over.set)
 
-    async def wait() -> None:
+    async def wait() -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(chosen.interval):
                 await over.wait()
+        return not over.is_set()
 
     async def keep() -> None:
         while not over.is_set():

@@ -37,7 +37,7 @@ class InversionKnobs(Knobs):
     """The score of the class that the model must give to what was reconstructed."""
     probes: Annotated[int, Field(ge=2, le=10_000)] = 40
     """Queries of each step: half as many directions, each both ways."""
-    reach: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.2
+    reach: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.25
     """How far a probe lies from the row, as the root mean square over its features, as a share of
     the box."""
     stride: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.08

@@ -20,6 +20,7 @@ from loadtest.drivers import judging
 from loadtest.drivers.accounts import Client
 from loadtest.drivers.base import Asked, Means, Outcome, Spent, Try
 from loadtest.drivers.knobs import Fraction, Knobs, read
+from loadtest.evidence.results import Estimate
 from loadtest.targets.base import Oracle, Rows, Scores
 
 FALSE_POSITIVES = 0.05
@@ -77,12 +78,10 @@ class Membership:
             unanswered += client.unanswered
             reached = area.low > 0.5 and hits >= knobs.true_positives
             tries.append(Try(reached, client.own))
-        # One try is told with its own interval; several, of other rows each, with their mean's.
-        value = areas[0] if len(areas) == 1 else judging.mean([one.value for one in areas], 0, 1)
         return Outcome(
             tries,
             "area under the ROC curve",
-            value if tries else None,
+            _together(areas),
             0.5,
             {
                 "true_positives_at_5_percent": float(np.mean(found)) if found else None,
@@ -91,6 +90,14 @@ class Membership:
                 "unanswered": unanswered,
             },
         )
+
+
+def _together(areas: Sequence[Estimate]) -> Estimate | None:
+    """Tries share rows: together they are told with the interval of one, not a narrower one."""
+    if not areas:
+        return None
+    ends = np.array([(area.value, area.low, area.high) for area in areas]).mean(axis=0)
+    return Estimate(*map(float, ends))
 
 
 def true_positives(members: Sequence[float], others: Sequence[float]) -> float:

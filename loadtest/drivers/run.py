@@ -33,8 +33,6 @@ class Attacked(Protocol):
     def sides(self) -> Sequence[Side]:
         """Those that there are."""
 
-    sides: Sequence[Side]
-
     def oracle(self, side: Side) -> OpenOracle:
         """One side, to be asked."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -16,8 +17,9 @@ from proxy.grpc.answer import Answer
 from proxy.grpc.calls import method_of
 from proxy.grpc.metadata import metadata_of, passed_on
 from proxy.http.address import Address
-from proxy.http.balance import Balance, Standing
+from proxy.http.balance import Balance, Standing, bounds
 from proxy.http.limits import PoolLimits
+from proxy.http.line import Line
 from proxy.http.upstream import AddressState, PoolState
 from proxy.rules import (
     UPSTREAM_INVALID,
@@ -135,8 +137,9 @@ class Channels:
             return Server(address, balance, credentials=next(given), options=options)
 
         self._balance = Balance(addresses, limits, clock, server)
-        self._free = asyncio.Semaphore(limits.connections * len(addresses))
+        self._queue: deque[asyncio.Future[Server]] = deque()
         self._waiting = 0
+        self._line = Line(clock())
         self._queue_timeouts = 0
 
     async def send(self, permit: Permit) -> Answer:
@@ -153,20 +156,30 @@ class Channels:
         request = permit.request
         method, named = method_of(request.target.decode())
         metadata, seconds = metadata_of(request.headers)
-        if self._free.locked():
-            await self._wait()
+        server = self._balance.only or self._balance.choose()
+        assert server is not None  # one is always left
+        # What is not an inference asks how the server does: it passes by the queue and the limit.
+        if request.body and (self._waiting or not server.has_room):
+            server = await self._wait(server)
         else:
-            await self._free.acquire()
-        try:
-            server = self._balance.only or self._balance.choose()
-            assert server is not None  # one is always left
             server.calls += 1
-            try:
-                return await self._call(server, method, request.body or named, metadata, seconds)
-            finally:
-                server.calls -= 1
+        among, started = server.calls, self._clock()
+        try:
+            answer = await self._call(server, method, request.body or named, metadata, seconds)
         finally:
-            self._free.release()
+            server.calls -= 1
+            if self._queue:
+                self._serve(server)
+        if request.body and answer.code is StatusCode.OK:
+            now = self._clock()
+            server.concurrency.answered(now - started, len(request.body), among, now)
+        return answer
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a call that came now would be turned away."""
+        waiting = self._waiting
+        return waiting > 0 and self._line.refuses(waiting, self._clock(), *self._bounds())
 
     async def close(self, seconds: float = 0.0) -> None:
         """Ends the channels after ``seconds``, or as soon as this is cancelled."""
@@ -193,9 +206,11 @@ class Channels:
                     each.ejections,
                     0,
                     0,
+                    each.concurrency.limit,
                 )
                 for each in self._balance.upstreams
             ),
+            self._line.wait(self._waiting, now) if self._waiting else 0.0,
         )
 
     async def _call(
@@ -263,21 +278,52 @@ class Channels:
             raise Refusal(UPSTREAM_UNREACHABLE, details)
         raise Refusal(UPSTREAM_INVALID, f"{code.name}: {details}")
 
-    async def _wait(self) -> None:
-        """Waits until there is room for one call more.
+    async def _wait(self, server: Server) -> Server:
+        """Waits until there is room for one call more: the server that has it, the call counted.
 
         Raises:
             Refusal: UPSTREAM_QUEUE.
         """
+        if self.crowded:
+            self._queue_timeouts += 1
+            raise _turned_away()
+        server.concurrency.held()
+        if not self._waiting:
+            self._line.empty(self._clock())
+        place: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
         self._waiting += 1
         try:
             async with asyncio.timeout(self._limits.queue_seconds):
-                await self._free.acquire()
-        except TimeoutError:
-            self._queue_timeouts += 1
-            raise Refusal(UPSTREAM_QUEUE, "too many calls are under way", retry_after=1) from None
-        finally:
-            self._waiting -= 1
+                return await place
+        except BaseException as error:
+            if place.done() and not place.cancelled():
+                place.result().calls -= 1
+                self._serve(place.result())
+            else:
+                self._waiting -= 1
+            if isinstance(error, TimeoutError):
+                self._queue_timeouts += 1
+                raise _turned_away() from None
+            raise
+
+    def _serve(self, server: Server) -> None:
+        """Lets those who wait make the calls that the server has room for."""
+        queue = self._queue
+        while queue and server.has_room:
+            place = queue.popleft()
+            if not place.done():
+                self._waiting -= 1
+                self._line.left(self._clock())
+                server.calls += 1
+                place.set_result(server)
+
+    def _bounds(self) -> tuple[float, float]:
+        return bounds(self._limits, self._balance.upstreams)
+
+
+def _turned_away() -> Refusal:
+    return Refusal(UPSTREAM_QUEUE, "the model server has as much as it can do", retry_after=1)
 
 
 def _target(address: Address) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from proxy.http.address import Address
 from proxy.http.concurrency import Concurrency
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from proxy.http.client_connection import ClientConnection
 
 Candidate = TypeVar("Candidate", bound="Standing")
+
+_BURST: Final = 5.0  # times as long as the server takes without load
+_LEAST_BURST: Final = 0.1
+_LEAST_STANDING: Final = 0.005
 
 
 class Freed(Protocol):
@@ -204,3 +208,14 @@ class Balance(Generic[Candidate]):
         sound = self.sound()
         if upstream in sound and len(sound) > 1:
             upstream.eject(self._clock())
+
+
+def bounds(limits: PoolLimits, upstreams: Sequence[Standing]) -> tuple[float, float]:
+    """Seconds that a request may wait in a burst, and in a queue that stands: a few times, and once
+    as long as the quickest server takes without load, within what is configured.
+    """
+    base = min(upstream.concurrency.baseline for upstream in upstreams)
+    return (
+        min(limits.queue_seconds, max(_LEAST_BURST, _BURST * base)),
+        min(limits.queue_target_seconds, max(_LEAST_STANDING, base)),
+    )

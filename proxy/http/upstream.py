@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from proxy.decision import Permit
 from proxy.http.address import Address
-from proxy.http.balance import Balance, Upstream
+from proxy.http.balance import Balance, Upstream, bounds
 from proxy.http.client_connection import ClientConnection, Stale
 from proxy.http.drive import Waiter
 from proxy.http.limits import PoolLimits
@@ -23,11 +23,6 @@ from proxy.rules import UPSTREAM_QUEUE, UPSTREAM_UNREACHABLE, Refusal
 __all__ = ["Address", "AddressState", "Pool", "PoolLimits", "PoolState", "Response"]
 
 Dial: TypeAlias = Callable[[Address, Callable[[], ClientConnection]], Awaitable[ClientConnection]]
-
-_BURST: Final = 5.0
-_LEAST_BURST: Final = 0.1
-_LEAST_STANDING: Final = 0.005
-
 
 @dataclass(frozen=True, slots=True)
 class AddressState:
@@ -404,14 +399,7 @@ class Pool:
             self._line.empty(now)
 
     def _bounds(self) -> tuple[float, float]:
-        """How long a request may wait in a burst, and in a queue that stands: a few times, and once
-        as long as the servers take without load, within what is configured."""
-        limits = self._limits
-        base = min(upstream.concurrency.baseline for upstream in self._balance.upstreams)
-        return (
-            min(limits.queue_seconds, max(_LEAST_BURST, _BURST * base)),
-            min(limits.queue_target_seconds, max(_LEAST_STANDING, base)),
-        )
+        return bounds(self._limits, self._balance.upstreams)
 
     def _patience(self, now: float) -> float:
         """How long whoever joined is kept: longer than was foretold, but not without end."""
