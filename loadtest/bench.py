@@ -24,9 +24,9 @@ import numpy as np
 import uvloop
 
 from loadtest.artefacts import FitError, code_digest, fit_bundle, kept
-from loadtest.client import Result, closed_loop
 from loadtest.comparison import Sample
 from loadtest.interrupts import ended_in_order, held
+from loadtest.load.closed import Result, closed_loop
 from loadtest.payloads import Floats, infer_request, infer_target
 from loadtest.peers import PEERS, Firewall, Lab, Peer, client_header
 from loadtest.process import Address, Process, ProcessError, core_seconds, on_cores
@@ -157,7 +157,7 @@ def measure(
     """Throughput with many connections, then latency with one.
 
     Args:
-        drive: the load, as ``loadtest.client.closed_loop``, that sends what is in ``pool``.
+        drive: the load, as ``loadtest.load.closed.closed_loop``, that sends what is in ``pool``.
     """
     subject.process.check()
 

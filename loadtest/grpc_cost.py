@@ -13,8 +13,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import grpc
 
 from loadtest.artefacts import FitError
 from loadtest.bench import (
@@ -27,17 +30,22 @@ from loadtest.bench import (
     two_cores,
 )
 from loadtest.comparison import Sample, Spread, ratio
-from loadtest.grpc_client import Call, closed_loop, statuses_of
-from loadtest.grpc_messages import infer_message
+from loadtest.grpc_messages import INFER, infer_message
 from loadtest.interrupts import ended_in_order
+from loadtest.load.closed import closed_loop
+from loadtest.load.plan import Call
 from loadtest.payloads import TENSOR, Floats
 from loadtest.peers import Envoy, Firewall, Lab, client_header
-from loadtest.process import Process, ProcessError, free_port, on_cores
+from loadtest.process import Address, Process, ProcessError, free_port, on_cores
 from loadtest.report import DIRECT, OURS, section, spread_text, table
+from loadtest.wire import Header
 
 FEATURES: Final = 64
 _CANDIDATES: Final = 1280
 _HEADING: Final = "gRPC"
+_CALL_SECONDS: Final = 10.0
+_OPTIONS: Final = [("grpc.use_local_subchannel_pool", 1)]
+"""A connection of its own for each channel, as separate clients have."""
 _MODEL: Final = f"f{FEATURES}"
 _TITLES: Final = {
     DIRECT: "no proxy: the upstream itself",
@@ -117,11 +125,26 @@ def compare(
         stack.enter_context(on_cores(load_cores))
         pool = _accepted(subjects, build_calls(honest_rows(FEATURES, _CANDIDATES, seed=3)))
         samples = [
-            measure(subject, "", pool, plan, round_, drive=closed_loop)
+            measure(subject, "", pool, plan, round_, drive=partial(closed_loop, wire="grpc"))
             for round_ in range(1, plan.rounds + 1)
             for subject in subjects
         ]
     return samples, skipped
+
+
+def statuses_of(address: Address, calls: Sequence[Call]) -> list[str]:
+    """How each call ends, one after the other: names of gRPC statuses."""
+    with grpc.insecure_channel("{}:{}".format(*address), options=_OPTIONS) as channel:
+        infer = channel.unary_unary(INFER)
+        return [_status_of(infer, *call) for call in calls]
+
+
+def _status_of(infer: Any, metadata: tuple[Header, ...], message: bytes) -> str:
+    try:
+        infer(message, metadata=metadata, timeout=_CALL_SECONDS, wait_for_ready=True)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
 
 
 def _accepted(subjects: Sequence[Subject], calls: Sequence[Call]) -> list[Call]:

@@ -29,8 +29,8 @@ from detectors.patterns.native_table import f8, i4, table_of, u2, u8
 from detectors.patterns.tracker import PatternTracker
 from loadtest.artefacts import FitError
 from loadtest.bench import Subject, build_pool, choose_rows, honest_rows, make_rows_and_bundles
-from loadtest.client import Result, closed_loop
 from loadtest.interrupts import ended_in_order
+from loadtest.load.closed import Result, closed_loop
 from loadtest.peers import Firewall, Lab
 from loadtest.process import Process, ProcessError
 from loadtest.redis_servers import ANY, RedisServer

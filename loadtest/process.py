@@ -134,6 +134,14 @@ class Process:
         self.wait_until(seen, seconds)
         return found[0]
 
+    def wait(self, seconds: float) -> int:
+        """Its exit status, once it has ended by itself.
+
+        Raises:
+            subprocess.TimeoutExpired: if that takes longer.
+        """
+        return self._popen.wait(seconds)
+
     def stop(self, seconds: float = 10.0) -> int:
         """Asks it to end, then makes it. Returns its exit status (negative: by signal)."""
         if self._popen.poll() is None:

@@ -30,8 +30,8 @@ from loadtest.bench import (
     make_rows_and_bundles,
     parse_case,
 )
-from loadtest.client import Result, closed_loop
 from loadtest.interrupts import ended_in_order, held
+from loadtest.load.closed import Result, closed_loop
 from loadtest.peers import Firewall, Lab
 from loadtest.process import Process, ProcessError, on_cores
 

@@ -86,6 +86,8 @@ class Knobs(Section):
     """Of the honest requests before, and of each kind, at least."""
     rate: Annotated[float, Field(gt=0, le=1000)] = 50.0
     """Honest requests a second."""
+    patience: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Seconds of silence after which a request that never ends is ended."""
     recovery: Annotated[float, Field(gt=0, le=600)] = 10.0
     """Seconds that the endpoint may be gone for before the attack ends."""
 
@@ -151,7 +153,7 @@ async def _flood(felt: Felt, data: bytes, chosen: Knobs) -> dict[str, Any]:
     heard: Counter[str] = Counter()
 
     async def send() -> None:
-        one = await exchange(felt.raw, felt.attacker, data, patience=2.0, deadline=10.0)
+        one = await exchange(felt.raw, felt.attacker, data, patience=chosen.patience, deadline=10.0)
         heard[" ".join([*map(str, one.statuses), one.end.value])] += 1
         felt.count(one.statuses[0] if one.statuses else 0)
 

@@ -87,11 +87,12 @@ def slower(before: Probes, during: Probes) -> Estimate | None:
 
 
 def suffered(before: Probes, during: Probes) -> bool:
-    """Whether honest clients feel it: their p99 more than doubles, or more of them fail."""
+    """Whether honest clients feel it: their p99 more than doubles, by the lower end of the
+    interval, or more of them fail."""
     ratio = slower(before, during)
     if ratio is None or during.failed * before.sent > before.failed * during.sent:
         return True
-    return ratio.value > 2
+    return ratio.low > 2
 
 
 async def probe(

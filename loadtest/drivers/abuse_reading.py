@@ -13,7 +13,7 @@ from proxy.http.limits import ListenerLimits
 from proxy.http.messages import Head
 from proxy.http.request_reader import NOTHING, SLICE, RequestReader
 from proxy.protocols.base import Call, Codec
-from proxy.rules import METHOD, NO_ROUTE, Refusal, Rule
+from proxy.rules import CONTROL_PATH, METHOD, NO_ROUTE, Refusal, Rule
 
 BODY_BYTES: Final = 10 * 2**20
 """The gateway's default for a body, plain or decoded."""
@@ -22,6 +22,16 @@ EXPANSION: Final = 20
 
 _UNCERTAIN: Final = frozenset({NO_ROUTE, METHOD})
 """Refusals that another server may well see otherwise: it has other paths."""
+
+CONTROL: Final = (
+    "/v2/repository/",
+    "/v2/systemsharedmemory/",
+    "/v2/cudasharedmemory/",
+    "/v2/logging",
+    "/v2/trace/",
+)
+"""Beginnings of paths by which a model server is controlled. Others that the gateway restricts may
+be harmless elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,5 +114,7 @@ def _refused_by(message: _Message, codec: Codec) -> Rule | None:
         codec.decode_request(head, body, route)
     except Refusal as refusal:
         # What is refused for our own sake (a contract that is not known) says nothing of it.
+        if refusal.rule is CONTROL_PATH and not head.target.startswith(CONTROL):
+            return None
         return refusal.rule if refusal.rule.status < 500 else None
     return None

@@ -7,12 +7,14 @@ Slow heads (Slowloris, 2009), slow bodies (R-U-Dead-Yet, 2011), slow readers (Sh
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
+import numpy as np
 from pydantic import Field
 
 from loadtest.drivers.abuse_felt import Felt
@@ -22,7 +24,9 @@ from loadtest.drivers.knobs import read as read_knobs
 from loadtest.targets.base import Oracle
 from proxy.settings.section import Section
 
-_PIPELINED: Final = 64  # requests of a slow reader that are sent and not read
+_PIPELINED: Final = 4  # requests of a slow reader: few, since it is not to be a flood
+_BUFFER: Final = 2048  # bytes that a slow reader's system takes for it
+_ROWS: Final = 64  # of such a request, if the protocol takes so many: for long answers
 
 HELD: Final = "held to the end"
 
@@ -64,12 +68,13 @@ def slow_bodies(valid: Parts) -> Doing:
 
 
 def slow_readers(valid: Parts) -> Doing:
-    """Requests one behind the other, of which no answer is read."""
+    """Requests of many rows, one behind the other, of which no answer is read."""
     request = valid.with_body(valid.body)
 
     async def attack(streams: Streams, wait: Wait) -> None:
         _, writer = streams
         writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's has it
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         for _ in range(_PIPELINED):
             writer.write(request)
         while await wait():
@@ -151,9 +156,13 @@ class Slow:
 
 async def _attack(felt: Felt, means: Means, chosen: Knobs) -> None:
     await felt.begin(means, chosen.seconds)
-    valid = parts(felt.raw.request(means.own[:1], felt.attacker))
+    one = felt.raw.request(means.own[:1], felt.attacker)
+    try:
+        many = felt.raw.request(np.repeat(means.own[:1], _ROWS, axis=0), felt.attacker)
+    except ValueError:  # the protocol takes one at a time
+        many = one
     for kind, make in KINDS.items():
-        attack = make(valid)
+        attack = make(parts(many if make is slow_readers else one))
         await felt.during(kind, lambda attack=attack: _hold(felt, attack, chosen))  # type: ignore[misc]  # bound now
         if felt.gone:
             break
@@ -171,7 +180,11 @@ async def _hold(felt: Felt, attack: Doing, chosen: Knobs) -> dict[str, Any]:
                 await over.wait()
         return not over.is_set()
 
-    async def keep() -> None:
+    async def keep(index: int) -> None:
+        # Not all at once: a burst of connections is another attack.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(chosen.interval * index / chosen.connections):
+                await over.wait()
         while not over.is_set():
             how, status = await _one(felt, attack, wait, over)
             ended[how] += 1
@@ -180,8 +193,8 @@ async def _hold(felt: Felt, attack: Doing, chosen: Knobs) -> dict[str, Any]:
                 await wait()  # a server that is gone is not called without pause
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(chosen.connections):
-            group.create_task(keep())
+        for index in range(chosen.connections):
+            group.create_task(keep(index))
     return {"connections": dict(ended)}
 
 

@@ -3,7 +3,8 @@ the model takes for something else.
 
 The attacker works in the box of its own rows, scaled to [0, 1], and stops once it has what it
 wants. A query that is refused shows it nothing: it takes the row for one that the model decides as
-it does the base, with the base's own scores, and goes on; nothing tells it more.
+it does the base, with the base's own scores, and goes on; nothing tells it more. The toolbox
+repeats itself: what was answered once is not asked again.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import numpy as np
 from pydantic import Field
 
 from loadtest.drivers import knobs
+from loadtest.drivers.accounts import Client
 from loadtest.drivers.base import Asked, Means, Outcome, Spent, Try
 from loadtest.drivers.evasion_art import LINF, STEPPING, STEPS, Canvas, generate, installed
 from loadtest.drivers.evasion_goal import Goal, bases, box_of, near_of
-from loadtest.targets.base import Oracle, Reply, Rows, Said, Scores
-from proxy.settings.section import Section
+from loadtest.targets.base import Oracle, Rows, Scores
 
 _LEAST: Final = 1e-6
+_PATIENCE: Final = 5  # times that the base is asked about, if it is not answered
 
 
-class EvasionKnobs(Section):
+class EvasionKnobs(knobs.Knobs):
     """What a scenario may say of these drivers."""
 
     distance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -32,6 +34,9 @@ class EvasionKnobs(Section):
     median distance of an honest row to its nearest neighbour of another class."""
     linf: Annotated[float, Field(ge=0, le=1)] = LINF
     """The L∞ distance, in the same units, that will do too."""
+    restarts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often it begins anew, with other randomness, while the budget lasts; those that have a
+    step begin with a longer one each time instead."""
 
 
 class _Reached(Exception):  # noqa: N818 - how a try ends
@@ -68,18 +73,19 @@ class Evasion:
         for number, base in enumerate(bases(means, judge, means.tries)):
             if number:
                 oracle.next_try()
-            attempt = _Attempt(oracle, goal, base, means.accounts[0])
+            client = Client(oracle, means.accounts[:1], given.wait)
+            attempt = _Attempt(client, goal, base)
             try:
                 attempt.begin()
                 shown = replace(canvas, classes=attempt.base_scores.size)
-                for step in STEPS if self.name in STEPPING else STEPS[:1]:
-                    seed = 1000 * means.seed + number
+                for again, step in enumerate(self._steps(given.restarts)):
+                    seed = 1000 * means.seed + number + 1_000_003 * again
                     cells = box.inside(base)
                     generate(self.name, shown, attempt.ask, cells, seed=seed, step=step)
             except (Spent, _Reached):
                 pass
-            tries.append(Try(attempt.distance is not None, attempt.asked))
-            unanswered += attempt.unanswered
+            tries.append(Try(attempt.distance is not None, oracle.queries))
+            unanswered += client.unanswered
             if attempt.distance is not None:
                 distances.append(attempt.distance)
         details: dict[str, Any] = {"near": near, "unanswered": unanswered}
@@ -89,27 +95,26 @@ class Evasion:
             details["bases"] = f"{len(tries)} rows that the model gets right, not {means.tries}"
         return Outcome(tries, details=details)
 
+    def _steps(self, restarts: int) -> tuple[float, ...]:
+        return STEPS if self.name in STEPPING else STEPS[:1] * restarts
+
 
 class _Attempt:
     """One try: what it asks, and whether it has what it wants.
 
     Attributes:
-        base_scores: (classes,) of the base, or 1 at its class where it was not answered.
+        base_scores: (classes,) of the base.
         distance: of the row that reached the goal, L2 in units of the box; None so far.
-        asked: queries so far.
-        unanswered: how many of them.
     """
 
-    def __init__(self, oracle: Asked, goal: Goal, base: Rows, client: str) -> None:
-        self._oracle = oracle
+    def __init__(self, client: Client, goal: Goal, base: Rows) -> None:
+        self._client = client
         self._goal = goal
         self._base = base
-        self._client = client
         self._label = -1
+        self._answers: dict[bytes, Scores] = {}
         self.base_scores: Scores = np.zeros(0)
         self.distance: float | None = None
-        self.asked = 0
-        self.unanswered = 0
 
     def begin(self) -> None:
         """Asks about the base.
@@ -118,20 +123,23 @@ class _Attempt:
             Spent: if it is not answered: there is nothing to begin with.
             ValueError: if the endpoint is no classifier.
         """
-        reply = self._one(self._base)
-        if reply.scores is None:
-            raise Spent
-        if reply.label < 0:
-            raise ValueError("the endpoint answers values: this attack needs a classifier")
-        self._label = reply.label
-        self.base_scores = _shares(reply.scores)
+        for _ in range(_PATIENCE):
+            reply = self._client.ask(self._base)
+            if reply.scores is not None:
+                self._label = reply.label
+                self.base_scores = _shares(reply.scores)
+                return
+        raise Spent
 
     def ask(self, cells: Rows) -> Scores:
         """(n, d) rows in units of the box to (n, classes) scores."""
         return np.stack([self._scores(row) for row in self._goal.box.outside(cells)])
 
     def _scores(self, row: Rows) -> Scores:
-        reply = self._one(row)
+        known = self._answers.get(content := row.tobytes())
+        if known is not None:
+            return known
+        reply = self._client.ask(row)
         if reply.scores is None or reply.scores.size != self.base_scores.size:
             return self.base_scores
         if reply.label != self._label:
@@ -139,13 +147,7 @@ class _Attempt:
             if distance is not None:
                 self.distance = distance
                 raise _Reached
-        return _shares(reply.scores)
-
-    def _one(self, row: Rows) -> Reply:
-        reply = self._oracle.ask(row, self._client)
-        self.asked += 1
-        self.unanswered += reply.said is not Said.ANSWERED
-        return reply
+        return self._answers.setdefault(content, _shares(reply.scores))
 
 
 def _shares(scores: Scores) -> Scores:

@@ -86,14 +86,18 @@ class Goal:
         return distance if said >= 0 and said != before and before == label else None
 
 
-def bases(means: Means, judge: Oracle | None, count: int) -> list[Rows]:
+def bases(means: Means, judge: Oracle | None, count: int, *, turn: int = 0) -> list[Rows]:
     """At most ``count`` own rows, inside the box, that the model gets right, as evenly over their
-    classes as there are; without labels, by what the model says, and without a judge, any."""
+    classes as there are; without labels, by what the model says, and without a judge, any.
+
+    Args:
+        turn: other rows for another number, as far as there are.
+    """
     rows = np.clip(means.own, box_of(means).low, box_of(means).high)
     chosen: list[tuple[int, int]] = []
     turns: dict[int, int] = {}
     tried = 0
-    for index in means.random(43).permutation(len(rows)):
+    for index in means.random(43, turn).permutation(len(rows)):
         # Twice as many as needed leave a choice of classes.
         if len(chosen) >= 2 * count or tried >= 10 * count + 20:
             break

@@ -221,7 +221,9 @@ def _unsure(left: Any, asked: Any) -> Labels:
 
 def _farthest(left: Any, asked: Any) -> Labels:
     """Greedily (Sener and Savarese, ICLR 2018)."""
-    nearest = np.min([((left - centre) ** 2).sum(axis=1) for centre in asked], axis=0)
+    nearest = np.full(len(left), np.inf)
+    for centre in asked:
+        nearest = np.minimum(nearest, ((left - centre) ** 2).sum(axis=1))
     best: list[int] = []
     for _ in range(min(2 * BATCH, len(left))):
         nearest[best] = -1.0

@@ -9,7 +9,7 @@ from typing import Final
 from loadtest.evidence.results import Estimate, Share
 from loadtest.evidence.statistics import of_share
 
-NONE: Final = "–"
+NONE: Final = "-"
 _LONGEST: Final = 400
 # Controls, formats (bidirectional overrides among them), surrogates, private use, unassigned.
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -60,7 +60,7 @@ def number(value: float | None) -> str:
 
 
 def _digits(value: float) -> str:
-    if not value:
+    if abs(value) < 1e-9:  # what is left of a sum of floats that is nothing
         return "0"
     whole = math.floor(math.log10(abs(value))) + 1
     return f"{value:.{min(6, max(0, 3 - whole))}f}"

@@ -160,7 +160,8 @@ def honest(results: Results) -> Table:
         group = pool(loads[i] for i in members)
         rows.append((figures.printable(name), side, *_became(group)))
     columns = (
-        "Load", "Side", "Sent", "Good", "Refused, of those decided", "Shed", "Failed", "Late", "Dropped",
+        "Load", "Side", "Sent", "Good", "Refused, of those decided", "Shed", "Failed", "Late",
+        "Dropped",
     )  # fmt: skip
     note = f"Refused: by a verdict, a limit, or as malformed. {_WORST}"
     return Table("honest", "Honest requests", columns, tuple(rows), note, 2)

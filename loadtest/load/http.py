@@ -74,7 +74,7 @@ class AnswerReader:
                 raise ValueError("a negative length")
         else:
             length = self._framing(data, head, status)
-        if data.find(b"onnection", 0, head) >= 0:
+        if data.find(b"onnection", 0, head) >= 0 or data.find(b"ONNECTION", 0, head) >= 0:
             self.closes = _CLOSE.search(data, 0, head) is not None
         else:
             self.closes = False

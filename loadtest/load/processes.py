@@ -162,6 +162,8 @@ class Workers:
                     counts(last)
 
         self._until_all("done", hear)
+        if counts is not None and last:
+            counts(last)
         return [self._outcome(worker.number) for worker in self._workers]
 
     def _until_all(self, word: str, hear: Callable[[_Worker, dict[str, Any]], None]) -> None:

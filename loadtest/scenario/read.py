@@ -23,6 +23,9 @@ from proxy.settings.problems import SettingsError
 from proxy.settings.schema import schema as schema_of
 from proxy.settings.section import Place
 
+SHIPPED: Final = Path(__file__).parent.parent / "scenarios"
+"""The folder of the scenarios that come with the program."""
+
 _DATA_NEEDS: Final = ("labels", "image", "members")
 
 
@@ -66,6 +69,12 @@ def read(
         amend=amend,
         checks=(_files, check_drivers, check_thresholds),
     )
+
+
+def shipped(path: Path) -> Path:
+    """The path, or that of the shipped scenario of this name where there is no such file."""
+    known = SHIPPED / f"{path}.yaml"
+    return known if not path.exists() and path.name == str(path) and known.is_file() else path
 
 
 def schema() -> str:
@@ -214,6 +223,3 @@ def _close(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return ": bartizan attack --list names them"
-
-
-__all__ = ["OverrideError", "SettingsError", "bounds_of", "digest", "given", "read", "schema"]

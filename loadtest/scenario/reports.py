@@ -51,9 +51,7 @@ def rendered(results: Results, kind: Format, scenario: str) -> bytes:
     return made.encode() if isinstance(made, str) else made
 
 
-def written(
-    results: Results, folder: Path, formats: Iterable[Format], scenario: str
-) -> list[Path]:
+def written(results: Results, folder: Path, formats: Iterable[Format], scenario: str) -> list[Path]:
     """Writes the report; JSON first, so that no other format's fault can lose it.
 
     Raises:

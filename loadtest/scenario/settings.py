@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from loadtest.scenario.data_settings import Data
 from loadtest.scenario.load_settings import BOTH, Load, Name, Sides
@@ -16,6 +16,18 @@ from loadtest.targets.settings import Target
 from proxy.settings.fields import FilePath
 from proxy.settings.section import Faults, Section
 
+
+def _plain(value: object) -> object:
+    if value is not None and not isinstance(value, str | int | float | bool):
+        raise ValueError("must be a number, a word, true or false")
+    return value
+
+
+Knob = Annotated[
+    Any,
+    PlainValidator(_plain),
+    WithJsonSchema({"type": ["string", "number", "boolean", "null"]}),
+]
 Format = Literal["json", "html", "junit", "sarif", "markdown"]
 
 TITLE: Final = "Bartizan load test scenario"
@@ -42,7 +54,7 @@ class Attack(Section):
     during: Name | None = None
     """The load that is under way while the firewall is attacked, over and over until the attack
     ends; it is reported apart. None: none."""
-    knobs: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    knobs: dict[str, Knob] = Field(default_factory=dict)
     """What else this driver can be told."""
 
     @property
@@ -101,7 +113,7 @@ class Scenario(Section):
     """The firewall's audit log, by which it is known what it recognised and which rules refused
     what; none: that of ``target.configuration``, if it has one and can be read."""
     report: Report = Report()
-    """Where the report is written, and as what."""
+    """The report's folder and formats."""
 
     @model_validator(mode="after")
     def _check(self) -> Scenario:

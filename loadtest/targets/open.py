@@ -49,6 +49,7 @@ class Endpoint:
         clients: the names of the clients as whom it is asked.
         about: what it is, for reports.
         contract: what the model takes.
+        audit: the firewall's audit log, where its configuration says so.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Endpoint:
         self.sides: tuple[Side, ...] = tuple(found.sides)
         self.clients: Sequence[str] = tuple(self._identities)
         self.about = found.about
+        self.audit = found.audit
         self.classes = Reader(found.answer, classes or _declared(contract, found)).classes
         self._ways: dict[Side, tuple[Codec, Route, InferRequest]] = {}
         for side, place in found.sides.items():

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
 from loadtest.evidence.results import Side
@@ -80,12 +81,14 @@ class Places:
         contract: as it is stated; None: it is learnt.
         answer: how answers are read.
         about: what was attacked, for the report.
+        audit: the firewall's audit log, where its configuration says so.
     """
 
     sides: Mapping[Side, Place]
     contract: Contract | None
     answer: Answer
     about: Mapping[str, str]
+    audit: Path | None = None
 
 
 def check_authorised(host: str, authorised: Collection[str]) -> None:
@@ -177,7 +180,8 @@ def _configured(target: Target) -> Places:
         "mode": endpoint.mode.value,
         **_addresses(sides),
     }
-    return Places(sides, declared, endpoint.answer, about)
+    audit = None if settings.audit is None else settings.audit.path
+    return Places(sides, declared, endpoint.answer, about, audit)
 
 
 def _addresses(sides: Mapping[Side, Place]) -> dict[str, str]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TextIO
 
 import click
 
 from proxy.settings.problems import SettingsError
 
 if TYPE_CHECKING:
-    from loadtest.scenario.settings import Format
+    from loadtest.evidence.results import Results
+    from loadtest.scenario.settings import Format, Scenario
 
 EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 EXIT_CONFIGURATION: Final = 3
 EXIT_UNREACHABLE: Final = 4
 
@@ -50,10 +53,12 @@ def loadtest() -> None:
     multiple=True,
     help="The report's formats, in the place of the scenario's.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run that was broken off in the folder.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run that was broken off in the folder."
+)
 @_SET
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def run(
+def run(  # noqa: PLR0917 - by name, as click calls it
     path: Path,
     out: Path | None,
     formats: tuple[Format, ...],
@@ -61,7 +66,10 @@ def run(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Carry a scenario out, and write its report."""
+    """Carry a scenario out, and write its report.
+
+    SCENARIO is a file, or the name of one that is shipped: demo, smoke.
+    """
     from rich.console import Console  # noqa: PLC0415 - here and below: slow, and not always needed
 
     from loadtest.evidence import terminal  # noqa: PLC0415
@@ -153,19 +161,120 @@ def metrics(as_json: bool) -> None:
     show_default=True,
     help="The relative change that counts as none.",
 )
-@click.option(
-    "--format", "kind", type=click.Choice(("text", "json", "markdown")), default="text"
-)
+@click.option("--format", "kind", type=click.Choice(("text", "json", "markdown")), default="text")
 @click.option("--out", type=click.Path(path_type=Path), help="The file; none: standard output.")
 def compare(first: Path, second: Path, tolerance: float, kind: str, out: Path | None) -> None:
     """Compare two runs. Exit status 1 if the second is worse in anything."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from loadtest.evidence import compare as comparing  # noqa: PLC0415
+    from loadtest.evidence.terminal import show_table  # noqa: PLC0415
+
+    found = comparing.compare(_results(first), _results(second), tolerance)
+    if kind == "json":
+        _put(comparing.as_json(found), out)
+    elif kind == "markdown":
+        _put(comparing.as_markdown(found).encode(), out)
+    else:
+        with _texts(out) as file:
+            console = Console(file=file, highlight=False)
+            show_table(comparing.table(found), console)
+            for words in (*found.faults, *found.notes, comparing.verdict(found)):
+                console.print(words, markup=False, soft_wrap=True)
+    raise SystemExit(0 if found.passed else EXIT_FAILED)
 
 
 @loadtest.command()
 @click.argument("path", metavar="RESULTS.json", type=click.Path(path_type=Path))
-@click.option(
-    "--format", "kind", type=click.Choice(("text", *_FORMATS[1:])), default="text"
-)
+@click.option("--format", "kind", type=click.Choice(("text", *_FORMATS[1:])), default="text")
 @click.option("--out", type=click.Path(path_type=Path), help="The file; none: standard output.")
-def report(path: Path, kind: str, out: Path | None) -> None:
+@click.option(
+    "--scenario",
+    metavar="FILE",
+    default="scenario.yaml",
+    show_default=True,
+    help="The scenario's file, to which the findings of SARIF are pinned.",
+)
+def report(path: Path, kind: Format | Literal["text"], out: Path | None, scenario: str) -> None:
     """Make a report of a run's results."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from loadtest.evidence import terminal  # noqa: PLC0415
+    from loadtest.scenario.reports import ReportError, rendered  # noqa: PLC0415
+
+    results = _results(path)
+    if kind == "text":
+        with _texts(out) as file:
+            terminal.show(results, Console(file=file, highlight=False))
+        return
+    try:
+        _put(rendered(results, kind, scenario), out)
+    except ReportError as error:
+        _end(str(error), EXIT_FAILED)
+
+
+def _read(path: Path, overrides: tuple[str, ...], *, as_json: bool = False) -> Scenario:
+    from loadtest.scenario.read import OverrideError, read, shipped  # noqa: PLC0415 - as above
+
+    try:
+        return read(shipped(path), overrides=overrides)
+    except OverrideError as error:
+        raise click.UsageError(str(error)) from None
+    except SettingsError as error:
+        if as_json:
+            problems = [
+                {name: getattr(one, name) for name in ("file", "line", "column", "message")}
+                for one in error.problems
+            ]
+            click.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
+            raise SystemExit(EXIT_CONFIGURATION) from None
+        count = len(error.problems)
+        _end(f"{error}\n{count} error{'s' if count != 1 else ''}", EXIT_CONFIGURATION)
+
+
+def _results(path: Path) -> Results:
+    from loadtest.evidence.store import StoreError, read  # noqa: PLC0415 - as above
+
+    try:
+        return read(path)
+    except StoreError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _put(data: bytes, out: Path | None) -> None:
+    """Into a file, or to standard output.
+
+    Ends with status 1 if the file cannot be written.
+    """
+    if out is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        _end(f"{out}: {error.strerror or error}", EXIT_FAILED)
+
+
+@contextlib.contextmanager
+def _texts(out: Path | None) -> Iterator[TextIO]:
+    """A file, or standard output."""
+    if out is None:
+        yield sys.stdout
+        return
+    try:
+        file = out.open("w", encoding="utf-8")
+    except OSError as error:
+        _end(f"{out}: {error.strerror or error}", EXIT_FAILED)
+    with file:
+        yield file
+
+
+def _command() -> str:
+    """The command as it was typed, without the program's folder."""
+    return shlex.join(["bartizan", *sys.argv[1:]])
+
+
+def _end(message: str, status: int) -> NoReturn:
+    click.echo(message, err=True)
+    raise SystemExit(status)

@@ -119,8 +119,10 @@ class Stage:
 
     async def prepare(self) -> None:
         """Binds contracts that nobody has to be asked for."""
-        for watch in self.generation.watches:
-            await watch.check()
+        pairs = zip(self.generation.pipeline.endpoints, self.generation.watches, strict=True)
+        for endpoint, watch in pairs:
+            if endpoint.contract is None and endpoint.bindings[0].codec.probe is None:
+                await watch.check()
 
     async def learn(self, endpoint: str, match: str, metadata: bytes) -> None:
         """A model server told of its model."""

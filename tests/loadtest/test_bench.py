@@ -8,8 +8,8 @@ import pytest
 
 from loadtest import bench, peers
 from loadtest.artefacts import code_digest, kept
-from loadtest.client import Result
 from loadtest.comparison import Sample
+from loadtest.load.closed import Result
 from loadtest.peers import PEERS, Aiohttp, Lab
 from loadtest.report import Run, machine, markdown
 

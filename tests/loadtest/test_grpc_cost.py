@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from loadtest.comparison import Sample
+from loadtest.load.closed import closed_loop
 from loadtest.process import Process
 
 grpc = pytest.importorskip("grpc")
 
-from loadtest import grpc_client, grpc_cost, grpc_echo, grpc_messages  # noqa: E402 - they need the extra
+from loadtest import grpc_cost, grpc_echo, grpc_messages  # noqa: E402 - they need the extra
 from proxy.protocols.contract import Contract  # noqa: E402 - as above
 from proxy.protocols.grpc_v2 import GrpcV2  # noqa: E402 - as above
 
@@ -104,11 +105,11 @@ def test_what_is_not_http_2_is_cut_off():
 def test_the_load_counts_what_is_answered(echo):
     calls = grpc_cost.build_calls(ROWS)
     assert len({metadata for metadata, _ in calls}) == 3, "clients in turn"
-    load = grpc_client.closed_loop(echo, calls, connections=2, seconds=0.05)
+    load = closed_loop(echo, calls, connections=2, seconds=0.05, wire="grpc")
     result = asyncio.run(load)
     assert result.clean
     assert result.latencies.size == result.answered >= 2
-    assert grpc_client.statuses_of(echo, calls) == ["OK"] * 3
+    assert grpc_cost.statuses_of(echo, calls) == ["OK"] * 3
 
 
 def test_the_load_counts_what_is_refused():
@@ -123,11 +124,11 @@ def test_the_load_counts_what_is_refused():
     server.start()
     try:
         calls = grpc_cost.build_calls(ROWS)
-        load = grpc_client.closed_loop(address, calls, connections=1, seconds=0.02)
+        load = closed_loop(address, calls, connections=1, seconds=0.02, wire="grpc")
         result = asyncio.run(load)
         assert set(result.errors) == {"PERMISSION_DENIED"}
         assert not result.clean
-        assert grpc_client.statuses_of(address, calls[:1]) == ["PERMISSION_DENIED"]
+        assert grpc_cost.statuses_of(address, calls[:1]) == ["PERMISSION_DENIED"]
     finally:
         server.stop(None).wait()
 

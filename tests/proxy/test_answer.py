@@ -92,6 +92,8 @@ class Pool:
         self.sent = []
         self.answers = []
 
+    crowded = False
+
     async def send(self, permit):
         assert type(permit) is Permit
         self.sent.append(permit.request)

@@ -59,6 +59,8 @@ class Pool:
         self.answer = answer
         self.sent = []
 
+    crowded = False
+
     async def send(self, permit):
         self.sent.append(permit.request)
         if isinstance(self.answer, BaseException):

@@ -28,6 +28,8 @@ class Pool:
         self.answers = list(answers)
         self.asked = []
 
+    crowded = False
+
     async def send(self, permit):
         self.asked.append(permit.request)
         answer = self.answers.pop(0)

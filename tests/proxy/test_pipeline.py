@@ -77,6 +77,8 @@ class Pool:
         self.broken = None
         self.body = b""
 
+    crowded = False
+
     async def send(self, permit):
         assert type(permit) is Permit
         self.sent.append(permit.request)

@@ -29,7 +29,7 @@ def tiny_means(model, *, budget=300, tries=1, accounts=1, seed=3, **given):
         "low": np.zeros(model.features, np.float32),
         "high": np.ones(model.features, np.float32),
         "test": test,
-        "accounts": [f"account-{number}" for number in range(accounts)],
+        "accounts": tuple(f"account-{number}" for number in range(accounts)),
         "budget": budget,
         "tries": tries,
         "seed": seed,

@@ -76,6 +76,8 @@ class Server:
             await asyncio.Event().wait()
         if mood == "broken":
             return Answer(500, b'{"error": "broken"}')
+        if not permit.request.body:
+            return Answer(200, b"{}")
         [tensor] = json.loads(permit.request.body)["inputs"]
         rows = np.array(tensor["data"], np.float32).reshape(tensor["shape"])
         said = classify(rows).probabilities

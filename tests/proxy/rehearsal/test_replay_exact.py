@@ -103,6 +103,7 @@ async def storm(live, steps):
             leaving.cancel()
             with suppress(asyncio.CancelledError):
                 await leaving
+            live.model.mood = "well"
         elif random.integers(0, 4) == 0:
             live.reload()
         if len(under_way) > 6 or not random.integers(0, 3):
