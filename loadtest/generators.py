@@ -88,9 +88,7 @@ end
 """
 
 
-def wrk(
-    program: str, target: Target, seconds: float, folder: Path, cores: set[int] | None
-) -> Told:
+def wrk(program: str, target: Target, seconds: float, folder: Path, cores: set[int] | None) -> Told:
     """wrk with one thread: a closed loop.
 
     Raises:
@@ -162,9 +160,7 @@ def k6(
     return Told(requests["count"], requests["rate"], percentiles, failed, dropped=dropped)
 
 
-def _output(
-    command: list[str], folder: Path, seconds: float, cores: set[int] | None
-) -> list[str]:
+def _output(command: list[str], folder: Path, seconds: float, cores: set[int] | None) -> list[str]:
     """What it writes, once it has ended well."""
     log = folder / "generator.log"
     process = Process(command[0], command, log, cores=cores)

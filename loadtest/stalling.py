@@ -14,12 +14,13 @@ import argparse
 import asyncio
 import heapq
 import json
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from loadtest.load.pacing import Timer, timer
 from loadtest.load.plan import Times
 from loadtest.serving import serve
 from loadtest.wire import body_span
+
+LATE: Final = "median lateness "
+"""Begins the line that it ends with: the seconds by which its answers left after their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,9 @@ class Stalling:
 
     Args:
         answer: is called with what arrived, when its time has come.
+
+    Attributes:
+        late: seconds by which each answer left after its time.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class Stalling:
         self._number = 0
         self._begun = 0.0
         self._timer = make_timer(self._tick)
+        self.late: list[float] = []
 
     def arrived(self, who: StallingProtocol) -> None:
         """A request has come."""
@@ -119,7 +127,9 @@ class Stalling:
     def _tick(self) -> None:
         now = self._clock()
         while self._due and self._due[0][0] <= now:
-            self._answer(heapq.heappop(self._due)[2])
+            leaves, _, who = heapq.heappop(self._due)
+            self._answer(who)
+            self.late.append(now - leaves)
         if self._due:
             self._timer.set(self._due[0][0] - self._clock())
 
@@ -170,6 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
         return StallingProtocol(shared[0])
 
     serve(options.listen, protocol)
+    for stalling in shared:
+        sys.stdout.write(f"{LATE}{np.median(stalling.late) if stalling.late else 0.0}\n")
 
 
 if __name__ == "__main__":

@@ -71,6 +71,8 @@ class ClientWatch:
 
     Attributes:
         clock: as given.
+        turn: held by whatever is to be replayed in the order in which it came: a request that is
+            inspected on the loop, what a thread takes from quotas or adds to patterns, an exchange.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class ClientWatch:
     ) -> None:
         self.tracker = tracker
         self.clock = clock
+        self.turn = threading.Lock()
         self._happened = happened
         self._alone = alone
         self._news = False
@@ -180,9 +183,16 @@ class ClientWatch:
         """Tells the state what was learnt here, and learns what all know."""
         if self.tracker is None or (self._alone and not self._news):
             return
+        if self._alone:
+            with self.turn:  # what nobody shares is there at once
+                await self._exchange(self.tracker)
+        else:
+            await self._exchange(self.tracker)
+
+    async def _exchange(self, tracker: Tracker) -> None:
         begun = self.clock()
         with self._lock:
-            deltas = self.tracker.drain(_KEYS)
+            deltas = tracker.drain(_KEYS)
             self._news = len(deltas) >= _KEYS  # what found no room is told the next time
         # Without anything new it may still hold what could not be told before.
         merged = await self.sketches.exchange(deltas)
@@ -190,7 +200,7 @@ class ClientWatch:
             # What is kept in memory is as of a moment of its own: a replay has to know that one.
             self._happened("exchange", at=getattr(self.sketches, "exchanged_at", begun))
         with self._lock:
-            self.tracker.merge(merged)
+            tracker.merge(merged)
         if deltas:
             ended = self.clock()
             self.exchanged = Exchanged(ended - begun, ended, len(deltas), self.exchanged.failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from hashlib import sha256
@@ -32,6 +33,8 @@ bounds their memory; what bounds their wait is time:"""
 _BURST: Final = 0.25
 _STANDING: Final = 0.05
 """Seconds that one may wait for a thread in a burst, and while others always wait."""
+_COMING: Final = 0.5
+"""Seconds after which the body of a request that was let in is not waited for any more."""
 _AT_ONCE: Final = 2  # that do not wait: threads of the executor
 
 _RANKED: Final = "answers are judged here: no output can be asked for as a classification"
@@ -51,6 +54,9 @@ class Inspection:
         executor: runs what would hold the loop too long.
         digests: whether the audit log holds the SHA-256 of the body that was forwarded.
         values: whether it holds the rows. They may be personal data.
+
+    Attributes:
+        bounded: whether large requests are turned away while too many wait.
     """
 
     def __init__(
@@ -70,27 +76,35 @@ class Inspection:
         self._wall = wall
         self._executor = executor
         self._waiting = 0
+        self.bounded = True
         self._line = Line(clock())
+        self._coming: deque[float] = deque()  # when heavy requests were let in, not here yet
         self._digests = digests
         self._values = values
 
-    @property
-    def crowded(self) -> bool:
-        """Whether a heavy request that came now would be turned away."""
-        waiting = self._waiting - _AT_ONCE
-        return waiting > 0 and (
-            self._waiting >= INSPECTIONS
-            or self._line.refuses(waiting, self._clock(), _BURST, _STANDING)
-        )
-
-    def heavy(self, codec: Codec, head: Head) -> bool:
-        """Whether a request with this head would be inspected in a thread, as far as it tells."""
+    def admits(self, codec: Codec, head: Head) -> bool:
+        """Whether a request with this head is to be read: not if it would wait too long for a
+        thread then, as far as its head tells that it needs one."""
         length = head.headers.get(b"content-length")
-        return (
-            length is None
-            or int(length) >= codec.inline_bytes
-            or b"content-encoding" in head.headers
-        )
+        if (
+            length is not None
+            and int(length) < codec.inline_bytes
+            and b"content-encoding" not in head.headers
+        ):
+            return True
+        now, coming = self._clock(), self._coming
+        while coming and now - coming[0] > _COMING:
+            coming.popleft()
+        if self._crowded(len(coming), now):
+            return False
+        coming.append(now)
+        return True
+
+    def _crowded(self, coming: int, now: float) -> bool:
+        if self._waiting >= INSPECTIONS:
+            return True
+        ahead = self._waiting + coming - _AT_ONCE
+        return ahead > 0 and self._line.refuses(ahead, now, _BURST, _STANDING)
 
     async def inspect(self, visit: Visit, head: Head, body: bytes) -> UpstreamRequest | None:
         """Inspects on the loop, or in a thread if that would hold the loop; and once more after
@@ -109,7 +123,10 @@ class Inspection:
         for _ in range(_REFILLS):
             try:
                 if visit.light:
-                    return self._inspect(visit, head, body)
+                    if visit.heard is None:
+                        return self._inspect(visit, head, body)
+                    with visit.endpoint.clients.turn:  # no thread comes in between
+                        return self._inspect(visit, head, body)
                 return await self._aside(visit, head, body)
             except LeaseNeeded as needed:
                 await visit.endpoint.limiter.refill(needed)
@@ -121,10 +138,13 @@ class Inspection:
         Raises:
             LeaseNeeded: if quota has to be fetched first.
         """
-        if self.crowded:
+        now = self._clock()
+        if self._coming:
+            self._coming.popleft()  # perhaps another's: they are only counted
+        elif self._crowded(0, now):
             raise Refusal(rules.BUSY, "too many large requests wait to be inspected", retry_after=1)
-        if self._waiting <= _AT_ONCE:
-            self._line.empty(self._clock())
+        if self._waiting < _AT_ONCE:
+            self._line.empty(now)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(
@@ -166,11 +186,9 @@ class Inspection:
                     )
                 visit.request = request = codec.decode_request(head, body, visit.route)
                 record.rows = request.n
-                record.decoded = visit.taken = self._clock()
-            else:
-                visit.taken = self._clock()  # a lease was fetched meanwhile
+                record.decoded = self._clock()
 
-            limited = endpoint.limiter.take(identity, request.n, visit.taken)
+            limited = self._take(visit, request.n)
             record.admitted = self._clock()
             if limited is not None:
                 findings.append(Reason.of(limited))
@@ -186,8 +204,7 @@ class Inspection:
             findings.append(Reason.of(refusal))
             if request is None:
                 # What cannot be read costs its sender a row: trying is not free.
-                visit.taken = self._clock()
-                limited = endpoint.limiter.take(identity, 1, visit.taken)
+                limited = self._take(visit, 1)
                 if limited is not None:
                     findings.append(Reason.of(limited))
         except LeaseNeeded:
@@ -224,6 +241,20 @@ class Inspection:
         if self._digests:
             record.notes["sha256"] = sha256(body).hexdigest()
         return self._forwarding.request(visit, head, lines, body)
+
+    def _take(self, visit: Visit, rows: int) -> Refusal | None:
+        """Takes rows from the quotas: None if they were there.
+
+        Raises:
+            LeaseNeeded: if quota has to be fetched first.
+        """
+        endpoint = visit.endpoint
+        if visit.heard is not None and not visit.light:
+            with endpoint.clients.turn:
+                visit.taken = self._clock()
+                return endpoint.limiter.take(visit.identity, rows, visit.taken)
+        visit.taken = self._clock()
+        return endpoint.limiter.take(visit.identity, rows, visit.taken)
 
 
 def _reads(visit: Visit, request: InferRequest) -> bool:

@@ -70,7 +70,7 @@ class Pipeline:
 
     Attributes:
         endpoints: as given.
-        identify: as given; replaced where it is known already who the client is.
+        identify: as given.
     """
 
     def __init__(
@@ -118,13 +118,18 @@ class Pipeline:
             forwarding, clock=clock, wall=wall, executor=executor, values=values
         )
 
+    def rehearse(self, identify: Callable[[Headers, Peer], Identity]) -> None:
+        """Takes it as known who a client is, and turns nobody away because others are waiting."""
+        self.identify = identify
+        self._requests.bounded = False
+
     def open(self, head: Head, peer: Peer) -> Intake:
         """Finds the route and the client, before any of the body is read."""
         endpoint, binding, route = self._router.find(head.method, head.target)
         if route.call is Call.INFER:
             if binding.pool.crowded:
                 raise self._shed(rules.UPSTREAM_QUEUE, endpoint, binding)
-            if self._requests.crowded and self._requests.heavy(binding.codec, head):
+            if not self._requests.admits(binding.codec, head):
                 raise self._shed(rules.BUSY, endpoint, binding)
         identity = self.identify(head, peer)
         record = self._record(head)

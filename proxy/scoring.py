@@ -63,9 +63,16 @@ def _score(bundle: Bundle, rows: Rows, visit: Visit) -> Floats:
 
 def _patterns(visit: Visit, rows: Rows, p_values: Floats, now: float) -> Sequence[Reason]:
     """What the client's queries amount to with these among them; mostly nothing."""
+    if visit.heard is None or visit.light:
+        return _watched(visit, rows, p_values, now)
+    clients = visit.endpoint.clients
+    with clients.turn:  # in a thread: others came in between
+        visit.watched = clients.clock()
+        return _watched(visit, rows, p_values, now)
+
+
+def _watched(visit: Visit, rows: Rows, p_values: Floats, now: float) -> Sequence[Reason]:
     endpoint = visit.endpoint
-    if visit.heard is not None and not visit.light:
-        visit.watched = endpoint.clients.clock()  # in a thread: others came in between
     try:
         alarms = endpoint.clients.observe(visit.identity, rows, p_values, now)
     except ScoreFault as fault:

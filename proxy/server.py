@@ -46,6 +46,7 @@ from proxy.memory import return_memory
 from proxy.recording import Recording
 from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.samples import Samples
+from proxy.settings.basis import verdicts
 from proxy.settings.load import load
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
@@ -151,7 +152,7 @@ class Server:
         settings = self._settings
         _check_descriptors(settings)
         with (
-            ThreadPoolExecutor(max_workers=2, thread_name_prefix="bartizan-inspect") as executor,
+            ThreadPoolExecutor(max_workers=int(__import__("os").environ.get("NTHREADS", "2")), thread_name_prefix="bartizan-inspect") as executor,
             # Explanations wait for each other, never an exchange for one of them.
             ThreadPoolExecutor(max_workers=1, thread_name_prefix="bartizan-explain") as asides,
         ):
@@ -349,6 +350,7 @@ class Server:
             "configured",
             configuration=generation.digest,
             bundles=self.bundles(),
+            verdicts=verdicts(generation.settings),
             **self._replayed(generation),
         )
         _log.info("configured", configuration=generation.digest[:16])

@@ -23,6 +23,7 @@ from loadtest.drivers.evasion_goal import Goal, bases, box_of, near_of
 from loadtest.targets.base import Oracle, Rows, Scores
 
 _LEAST: Final = 1e-6
+_SMALL: Final = 8  # pixels
 _PATIENCE: Final = 5  # times that the base is asked about, if it is not answered
 
 
@@ -66,7 +67,9 @@ class Evasion:
         box = box_of(means)
         near = given.distance or near_of(means, box, judge)
         goal = Goal(box, near, given.linf, judge, means.accounts[0])
-        canvas = Canvas(box.image, means.image is None, 0)
+        # Pictures too small for a square to move in are taken for tables.
+        table = means.image is None or min(means.image) < _SMALL
+        canvas = Canvas(box.image, table, 0)
         tries: list[Try] = []
         distances: list[float] = []
         unanswered = 0
@@ -80,8 +83,7 @@ class Evasion:
                 shown = replace(canvas, classes=attempt.base_scores.size)
                 for again, step in enumerate(self._steps(given.restarts)):
                     seed = 1000 * means.seed + number + 1_000_003 * again
-                    cells = box.inside(base)
-                    generate(self.name, shown, attempt.ask, cells, seed=seed, step=step)
+                    generate(self.name, shown, attempt.ask, attempt.start, seed=seed, step=step)
             except (Spent, _Reached):
                 pass
             tries.append(Try(attempt.distance is not None, oracle.queries))
@@ -103,6 +105,7 @@ class _Attempt:
     """One try: what it asks, and whether it has what it wants.
 
     Attributes:
+        start: (d,) the base in units of the box.
         base_scores: (classes,) of the base.
         distance: of the row that reached the goal, L2 in units of the box; None so far.
     """
@@ -110,7 +113,8 @@ class _Attempt:
     def __init__(self, client: Client, goal: Goal, base: Rows) -> None:
         self._client = client
         self._goal = goal
-        self._base = base
+        self.start = goal.box.inside(base)
+        self._base = goal.box.outside(self.start)  # as the toolbox asks about it, to the last bit
         self._label = -1
         self._answers: dict[bytes, Scores] = {}
         self.base_scores: Scores = np.zeros(0)
@@ -128,6 +132,7 @@ class _Attempt:
             if reply.scores is not None:
                 self._label = reply.label
                 self.base_scores = _shares(reply.scores)
+                self._answers[self._base.tobytes()] = self.base_scores
                 return
         raise Spent
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from loadtest.evidence.results import LoadResult
-from loadtest.load.outcome import Outcome, result, results
+from loadtest.load.outcome import Outcome
 from loadtest.load.plan import Plan, Progress
 from loadtest.load.processes import Workers
 from loadtest.load.share import owner_of
+from loadtest.load.summary import result, results
 
 Listener = Callable[[Progress], None]
 

@@ -62,6 +62,7 @@ def conduct(
         OSError: if the folder cannot be written.
         SystemExit: on a signal before anything was begun, with 128 and its number.
     """
+    folder = folder.absolute()  # the demonstration's configuration names files in it
     known = digest(scenario)
     progress = folder / PROGRESS
     if resume:

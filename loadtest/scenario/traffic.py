@@ -127,7 +127,7 @@ def recorded_times(path: Path) -> Times:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except DataError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: {error}") from error
     if not len(times):
         raise DataError(f"{path}: there are no times")

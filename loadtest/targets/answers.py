@@ -26,7 +26,8 @@ class Reader:
 
     Args:
         answer: which output, what it holds and what the classes are called, as far as is stated.
-        classes: how many there are; 0: as many as the first answer with scores has columns.
+        classes: how many there seem to be, as by labels that may not show them all; 0: as many as
+            the first answer with scores has columns.
 
     Attributes:
         classes: as far as they are known; 0 for a regression.
@@ -37,6 +38,7 @@ class Reader:
         self._kind: str = answer.kind
         self._places = {name: place for place, name in enumerate(answer.classes)}
         self.classes = 0 if answer.kind == "values" else len(answer.classes) or classes
+        self._named = bool(answer.classes)
         self._logits = answer.kind == "logits"
 
     def read(self, response: InferResponse) -> tuple[Scores, int]:
@@ -73,7 +75,7 @@ class Reader:
             scores = np.array([1 - second, second])
         else:
             scores = self._probabilities(_finite(flat))
-        self.classes = self.classes or scores.size
+        self.classes = scores.size
         return scores, int(scores.argmax())
 
     def _form(self, flat: npt.NDArray[Any]) -> tuple[int, str] | None:
@@ -84,7 +86,9 @@ class Reader:
         if kind == "values":
             return (3, "values") if dtype in "fiu" else None
         if dtype == "f" and width > 1 and kind != "labels":
-            return (3, "scores") if self.classes in {0, width} else None
+            if self.classes == width:
+                return 4, "scores"
+            return None if self._named else (3, "scores")
         if width > 1:
             return None
         if dtype == "f" and kind != "labels":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from time import perf_counter
 from typing import Any, Final, Self
 
@@ -14,11 +14,9 @@ from loadtest.targets.base import Reply, Rows, Said
 from loadtest.targets.clients import Identity
 from loadtest.targets.http_oracle import said_of
 from loadtest.targets.places import BOUNDS, GRPC_SERVICE, Place
-from proxy import protobuf
 from proxy.grpc.status import HTTP
 from proxy.grpc.tls import channel_credentials
 from proxy.http.address import Address
-from proxy.protobuf import WireError
 from proxy.protocols.base import Codec, InferRequest, Route
 from proxy.protocols.grpc_v2_messages import named
 from proxy.rules import Refusal
@@ -30,7 +28,6 @@ Call = tuple[tuple[tuple[str, str], ...], bytes]
 
 _SHOWN: Final = 300
 _DETAILS: Final = "grpc-status-details-bin"
-_FIELDS: Final = 64
 
 
 class GrpcAsking:
@@ -194,36 +191,46 @@ def _named(initial: Any, trailing: Any, name: str) -> str:
 
 
 def _retry_after(trailing: Any) -> float | None:
-    """The seconds of a ``google.rpc.RetryInfo`` in the status' details."""
-    for key, value in trailing or ():
-        if key == _DETAILS and isinstance(value, bytes):
-            try:
-                return _delay(value)
-            except WireError:
-                return None
+    """The seconds of a ``google.rpc.RetryInfo`` in the status' details; None if there are none."""
+    for key, status in trailing or ():
+        if key == _DETAILS and isinstance(status, bytes):
+            delays: list[Any] = [status]
+            for number in (3, 2, 1, 1):  # details, Any.value, retry_delay, Duration.seconds
+                delays = [
+                    value
+                    for message in delays
+                    if isinstance(message, bytes)
+                    for found, value in _fields(message)
+                    if found == number
+                ]
+            return next((float(value) for value in delays if isinstance(value, int)), None)
     return None
 
 
-def _delay(status: bytes) -> float | None:
-    for field in protobuf.spans(status, 0, len(status), _FIELDS):
-        if field.number != 3:  # details
-            continue
-        detail = status[field.start : field.stop]
-        for part in protobuf.spans(detail, 0, len(detail), _FIELDS):
-            if part.number != 2:  # value of Any
-                continue
-            info = detail[part.start : part.stop]
-            for delay in protobuf.spans(info, 0, len(info), _FIELDS):
-                seconds = info[delay.start : delay.stop]
-                if seconds[:1] == b"\x08":  # Duration.seconds, a varint
-                    return float(_varint(seconds[1:]))
-    return None
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The integers and spans of a message by number, up to what is neither, or is cut off."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        value, at = _varint(message, at)
+        if tag & 7 == 0:
+            yield tag >> 3, value
+        elif tag & 7 == 2 and at + value <= len(message):
+            yield tag >> 3, message[at : at + value]
+            at += value
+        else:
+            return
 
 
-def _varint(data: bytes) -> int:
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """An unsigned integer, and where it ends."""
     value = 0
-    for shift, byte in enumerate(data[:9]):
-        value |= (byte & 0x7F) << (7 * shift)
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
             break
-    return value
+    return value, at

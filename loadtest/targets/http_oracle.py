@@ -138,7 +138,7 @@ class HttpOracle:
         took = perf_counter() - begun
         said = said_of(response.status)
         name = response.getheader("x-request-id") or ""
-        shown = body[:_SHOWN].decode("utf-8", "replace")
+        shown = body[:_SHOWN].decode("utf-8", "replace") or f"status {response.status}"
         if said is not Said.ANSWERED:
             after = _seconds(response.getheader("retry-after"))
             return Reply(said, response.status, None, -1, name, after, took, shown)

@@ -149,7 +149,8 @@ class Endpoint:
         names = tuple(clients) if clients is not None else self.clients
         if not names:
             raise ValueError("no client: nobody sends the requests")
-        if not 1 <= rows_per_request <= (most := codec.batch(first)):
+        most = codec.batch(first)
+        if not 1 <= rows_per_request <= most:
             raise ValueError(f"a request of this form holds 1 to {most} rows")
         parts = [rows[at : at + rows_per_request] for at in range(0, len(rows), rows_per_request)]
         turns = [(part, names[number % len(names)]) for number, part in enumerate(parts)]

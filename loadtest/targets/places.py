@@ -102,7 +102,7 @@ def check_authorised(host: str, authorised: Collection[str]) -> None:
     Raises:
         NotAuthorised: if it is neither.
     """
-    if not host or host == "localhost" or host in authorised or host.lower() in authorised:
+    if not host or host == "localhost" or host.lower() in authorised:
         return
     try:
         if ip_address(host).is_loopback:

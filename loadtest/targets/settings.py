@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import PlainSerializer, PlainValidator, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from loadtest.targets.clients import Clients
 from proxy.settings.answers import Answer
 from proxy.settings.client_tls import UpstreamTls
 from proxy.settings.contract import Contract, LearntContract
-from proxy.settings.fields import FilePath, HostName, Origin, PathOrRoot, Seconds, origin_of
+from proxy.settings.fields import FilePath, Matching, Origin, PathOrRoot, Seconds, origin_of
 from proxy.settings.protocols import V2, OpenAI, Protocol
 from proxy.settings.section import Faults, Section
 
@@ -77,6 +83,12 @@ ModelUrl = Annotated[
 """Where a model is asked: ``http(s)://host:port/path``, ``grpc(s)://host:port/MODEL``, or
 ``unix:/path``, its path then in ``match``."""
 
+Host = Annotated[
+    str,
+    Matching("[A-Za-z0-9._:-]{1,253}", "a host's name or address, without scheme and port"),
+    AfterValidator(str.lower),
+]
+
 
 class Target(Section):
     """One model, alone and behind the firewall: taken from the firewall's configuration, or stated
@@ -122,9 +134,9 @@ class Target(Section):
     """The same of the model server."""
     timeout_seconds: Seconds = 10.0
     """How long connecting, and each reply, may take."""
-    authorised_hosts: tuple[HostName, ...] = ()
+    authorised_hosts: tuple[Host, ...] = ()
     """Hosts beside this machine that may be loaded and attacked: the operator says that they are
-    his to attack. DNS names or addresses, as in the URLs."""
+    theirs to attack. Names or addresses, as in the URLs."""
 
     @model_validator(mode="after")
     def _check(self) -> Target:

@@ -22,6 +22,8 @@ _COMMANDS: Final = {
     "loadtest": ("proxy.cli.loadtest", "Load a model and attack it, with and without the firewall."),
     "attack": ("proxy.cli.attack", "Attack a model, with and without the firewall."),
     "replay": ("proxy.cli.replay", "Decide anew about what was recorded, as it was or otherwise."),
+    "promote": ("proxy.cli.promote", "Move an endpoint from monitor to enforce, with evidence."),
+    "policy": ("proxy.cli.policy", "Test a security configuration against expected decisions."),
     "demo": ("proxy.cli.demo", "Show the firewall at work."),
 }
 

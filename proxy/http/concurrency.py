@@ -18,7 +18,7 @@ _SLACK: Final = 0.005
 """Seconds beyond the baseline that never count as queueing: our own loop takes some of them."""
 _SAMPLES: Final = 16
 _WEIGHT: Final = 0.1  # of one quiet sample in a baseline
-_HARDEST: Final = 0.5  # the most that one window takes off
+_HARDEST: Final = 0.3  # the most that one window takes off
 _PROBE_AFTER: Final = 30.0  # seconds under pressure without a quiet sample
 _PROBE_SHARE: Final = 200  # baselines between two probes, as each takes about eight
 _PROBE_SAMPLES: Final = 8
@@ -88,9 +88,9 @@ class Concurrency:
             base = seconds if base is None else base + _WEIGHT * (seconds - base)
             self._quiet(kind, base, now)
         elif base is None:
-            # Its kind was never seen: as slow as the others were, and no slower.
-            base = seconds * (self._expected / self._taken if self._taken else 1.0)
-            self._base[kind] = base
+            # Its kind was never seen: it waited as long as others did.
+            waited = (self._taken - self._expected) / self._answers if self._answers else 0.0
+            self._base[kind] = base = max(seconds / 2, seconds - waited)
         elif self._probing and now > self._probed_until:
             self._end_probe(now)
         self._taken += seconds

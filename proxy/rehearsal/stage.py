@@ -19,7 +19,7 @@ from proxy.endpoint import Endpoint
 from proxy.explanations import Explanations
 from proxy.generation import Generation
 from proxy.http.messages import Head, Peer
-from proxy.identity import Identity
+from proxy.identity import Headers, Identifier, Identity
 from proxy.rehearsal.clock import Clock
 from proxy.rehearsal.scene import Model, Scene, Upstream
 from proxy.rehearsal.threads import Threads
@@ -33,13 +33,19 @@ _OPINION_SECONDS: Final = 3600.0
 """For a second opinion: whether one came in time is told, not measured."""
 
 
-_NOBODY: Final = Peer("")
+_NOBODY: Final = Peer("127.0.0.1")
 
 
 class Notebook(NoAudit):
-    """The audit log of a rehearsal: it keeps nothing, and is full when that is told."""
+    """The audit log of a rehearsal: it is full when that is told, and keeps the last record."""
 
     full = False
+    last: Record | None = None
+
+    def append(self, record: Record) -> int | None:
+        """As ``Audit``."""
+        self.last = record
+        return 0
 
 
 class Stage:
@@ -52,6 +58,7 @@ class Stage:
         clock: what time it is.
         scene: the one that is played.
         notebook: stands for the audit log.
+        identifier: tells clients apart, and makes their pseudonyms.
         drawn: the numbers by which the scene's suspicious rows are sampled; None: none is asked
             about.
 
@@ -100,6 +107,7 @@ class Stage:
 
     def _build(self, previous: Generation | None) -> None:
         self.generation = build(self._settings, self._shared, self._bundles, previous)
+        self.identifier = Identifier(self._settings.client, random=bytes)
         for endpoint in self.generation.pipeline.endpoints:
             self._furnish(endpoint)
 
@@ -135,12 +143,19 @@ class Stage:
             await watch.check()
 
     def enter(
-        self, head: Head, body: bytes, identity: Identity, model: Model, *, read: float, name: str
+        self,
+        head: Head,
+        body: bytes,
+        identity: Identity | None,
+        model: Model,
+        *,
+        read: float,
+        name: str,
     ) -> Scene:
         """The scene of one request.
 
         Args:
-            identity: who sends it.
+            identity: who sends it; None: as the request tells, from this machine.
             read: the moment at which it was read.
             name: its request id.
 
@@ -149,7 +164,8 @@ class Stage:
         """
         self._id = name
         pipeline = self.generation.pipeline
-        pipeline.identify = lambda _head, _peer: identity
+        known = self.identifier if identity is None else lambda _head, _peer: identity
+        pipeline.rehearse(known)
         intake = pipeline.open(head, _NOBODY)
         visit: Visit = intake.context
         return Scene(pipeline, head, body, visit, model=model, read=read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,22 +88,37 @@ class Report:
         return not self.found
 
 
-def verify(path: Path, *, key: bytes | None = None, expect: Link | None = None) -> Report:
+Seen = Callable[[dict[str, Any]], None]
+"""Gets each record, in the order of its chain, in the pass that verifies it."""
+
+
+def verify(
+    path: Path,
+    *,
+    key: bytes | None = None,
+    expect: Link | None = None,
+    seen: Seen | None = None,
+) -> Report:
     """Checks the log at ``path`` with all its rotated files. The writer may be at work.
 
     Args:
         key: the secret of the head's seal; None: a seal is not checked.
         expect: a record that must be there, as ``last`` of an earlier report. With it, the log
             needs no head.
+        seen: gets each record. That it was intact is known at the end.
 
     Raises:
         OSError: if a file cannot be read.
     """
-    return _Verification(path, key, expect).run()
+    return _Verification(path, key, expect, seen).run()
 
 
 def verify_chains(
-    path: Path, *, key: bytes | None = None, expect: Mapping[str, Link] | None = None
+    path: Path,
+    *,
+    key: bytes | None = None,
+    expect: Mapping[str, Link] | None = None,
+    seen: Callable[[str], Seen] | None = None,
 ) -> dict[str, Report]:
     """Checks every chain that is kept under ``path``: its own, and each worker's.
 
@@ -111,6 +126,7 @@ def verify_chains(
 
     Args:
         expect: records that must be there, by the file name of their chain.
+        seen: by the file name of a chain, what gets each of its records.
 
     Returns:
         the reports by the file name of the chain; none if there is no log at all.
@@ -122,7 +138,12 @@ def verify_chains(
     chains = chain_paths(path)
     reports = {}
     for worker, chain in chains.items():
-        reports[worker] = verify(chain, key=key, expect=wanted.get(chain.name))
+        reports[worker] = verify(
+            chain,
+            key=key,
+            expect=wanted.get(chain.name),
+            seen=None if seen is None else seen(chain.name),
+        )
     known = range(1, max((report.workers for report in reports.values()), default=0) + 1)
     chains |= {worker: chain_path(path, worker) for worker in known}
     for worker in set(chains) - set(reports):
@@ -131,9 +152,12 @@ def verify_chains(
 
 
 class _Verification:
-    def __init__(self, path: Path, key: bytes | None, expect: Link | None) -> None:
+    def __init__(
+        self, path: Path, key: bytes | None, expect: Link | None, seen: Seen | None
+    ) -> None:
         self._path = path
         self._key = key
+        self._seen = seen
         self._report = Report()
         self._wanted: dict[int, str] = {} if expect is None else {expect.seq: expect.hash}
         self._head: Head | None = None
@@ -255,6 +279,8 @@ class _Verification:
             self._check_link(record, self._link)
         self._link = Link(seq, digest(line))
         self._report.records += 1
+        if self._seen is not None:
+            self._seen(record)
         wanted = self._wanted.pop(seq, None)
         if wanted is not None and wanted != self._link.hash:
             self._find("edited", f"record {seq} is not the one that was vouched for")

@@ -73,6 +73,11 @@ def test_coarse_answers_still_teach(answer):
     assert outcome.details["answers"] == ("labels" if answer is labels_only else "scores")
 
 
+def test_copycat_wants_nothing_but_labels():
+    assert steal(Copycat)[0].value == steal(Copycat, labels_only)[0].value
+    assert steal(Random)[0].value != steal(Random, labels_only)[0].value
+
+
 @pytest.mark.parametrize("kind", DRIVERS)
 def test_refused_everything_a_thief_has_nothing_but_the_commonest_class(kind):
     outcome, asked = steal(kind, refusing, accounts=3)

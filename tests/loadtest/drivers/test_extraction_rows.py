@@ -17,6 +17,7 @@ from loadtest.drivers.extraction_sources import (
 from loadtest.drivers.extraction_strategies import (
     NO_ANSWER,
     Taken,
+    _farthest,
     decided,
     harvest,
     k_centre,
@@ -96,9 +97,19 @@ def test_a_harvest_keeps_what_was_answered_until_it_is_stopped():
         return None if len(asked) % 2 else np.array([1.0, 0.0])
 
     taken = Taken()
-    harvest(uniform(given(), np.random.default_rng(0)), ask, taken)
+    strategy = uniform(given(), np.random.default_rng(0))
+    harvest(strategy, ask, taken)
+    assert strategy.gi_frame is None  # closed
     assert len(taken.rows) == len(taken.scores) == 2
     assert np.array_equal(taken.rows[0], asked[1])
+
+
+def test_no_row_is_chosen_twice_even_among_equals():
+    left = np.zeros((150, 3))
+    left[7] = 1.0
+    chosen = _farthest(left, np.zeros((1, 3)))
+    assert chosen[0] == 7
+    assert len(set(chosen.tolist())) == 100
 
 
 def test_a_harvest_of_nothing_ends():

@@ -19,6 +19,7 @@ from loadtest.attacks.victims import train
 from loadtest.drivers import membership
 from loadtest.drivers.inversion import Inversion, likeness
 from loadtest.drivers.membership import Membership, true_positives
+from loadtest.mlp import Mlp
 
 FEATURES = 100
 
@@ -143,6 +144,14 @@ def test_classes_are_reconstructed(judged):
     assert outcome.details["classes"] == [0, 1, 2, 3]
     assert asked.total == asked.own == 4 * 400
     assert invert(judged=judged)[1].digest == asked.digest
+
+
+def test_a_likeness_of_which_the_model_is_not_sure_is_no_success():
+    vague = Mlp([MODEL.weights[0] / 20], [MODEL.biases[0] / 20])
+    outcome, _ = invert(model=vague)
+    assert outcome.value.low > outcome.baseline
+    assert not any(one.reached for one in outcome.tries)
+    assert max(outcome.details["confidence"]) < 0.9
 
 
 def test_a_picture_is_reconstructed_smoothly():

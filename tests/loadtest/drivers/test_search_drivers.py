@@ -115,6 +115,13 @@ def test_what_only_looks_adversarial_to_the_attacker_is_no_success():
     assert asked.own == 4  # it was sure at once
 
 
+def test_with_no_judge_a_base_is_what_the_model_says_it_is():
+    wrong = (tiny_means(MODEL).labels + 1) % 3
+    knobs = {"near": 0.001, "step": 0.0001}
+    outcome, _ = search(Decisions, labels=wrong, judged=False, knobs=knobs, tries=2)
+    assert not any(one.reached for one in outcome.tries)
+
+
 def test_a_feature_that_never_varies_is_no_trouble():
     means = tiny_means(MODEL)
     low, high = means.low.copy(), means.high.copy()
@@ -149,6 +156,7 @@ def test_coarse_answers_are_noticed_where_finer_ones_came_before():
 def test_sybils_ask_in_turn():
     _, asked = search(Sybils, accounts=5, tries=1, knobs={"accounts": 3, "near": 0.01})
     assert asked.clients[:7] == [f"account-{number % 3}" for number in range(7)]
+    assert len(set(asked.clients)) == 3
     counts = [asked.clients.count(f"account-{number}") for number in range(3)]
     assert max(counts) - min(counts) <= 1
     assert asked.own == asked.total - 3 * 2

@@ -178,15 +178,27 @@ def full():
     for side, top in (("direct", 0.9), ("firewall", 0.35)):
         attacks.append(
             attack(
-                "knockoff", side, "extraction", success=(int(side == "direct") * 3, 3),
-                recognised=(3, 3), measure="fidelity", value=Estimate(top, top - 0.03, top + 0.03),
-                baseline=0.11, details={"fidelity_over_queries": curve(top), "coarse": True},
+                "knockoff",
+                side,
+                "extraction",
+                success=(int(side == "direct") * 3, 3),
+                recognised=(3, 3),
+                measure="fidelity",
+                value=Estimate(top, top - 0.03, top + 0.03),
+                baseline=0.11,
+                details={"fidelity_over_queries": curve(top), "coarse": True},
             )  # fmt: skip
         )
         attacks.append(
             attack(
-                "membership-label", side, "membership", success=(0, 5), recognised=None,
-                measure="AUC", value=Estimate(0.58, 0.54, 0.62), baseline=0.5,
+                "membership-label",
+                side,
+                "membership",
+                success=(0, 5),
+                recognised=None,
+                measure="AUC",
+                value=Estimate(0.58, 0.54, 0.62),
+                baseline=0.5,
             )  # fmt: skip
         )
     attacks.append(

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 import numpy as np
 
 from loadtest.load.open_loop import open_loop
-from loadtest.load.outcome import results
 from loadtest.load.pacing import LoopTimer
 from loadtest.load.plan import Part, Plan
 from loadtest.load.share import share_of
+from loadtest.load.summary import results
 from loadtest.wire import render_request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

@@ -2,19 +2,21 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+from authority import Authority
 from scripted_http import plan_of, sent
 
 grpc = pytest.importorskip("grpc")
 
-from loadtest.load.plan import Part  # noqa: E402 - what needs the extra is below
+from loadtest.load.plan import Part, Tls  # noqa: E402 - what needs the extra is below
 
 CALLS = [((("x-client", str(i)),), bytes([i])) for i in range(4)]
 
 
 @asynccontextmanager
-async def serving(answer):
+async def serving(answer, *, start=True):
     """A server whose every call is ``answer(message, context)``."""
 
     class Handler(grpc.GenericRpcHandler):
@@ -24,7 +26,8 @@ async def serving(answer):
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Handler(),))
     port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    if start:
+        await server.start()
     try:
         yield ("127.0.0.1", port), server
     finally:
@@ -88,3 +91,28 @@ async def test_a_server_that_breaks_is_no_server_that_sheds():
 async def test_no_server_at_the_beginning_is_said():
     with pytest.raises(OSError, match="no gRPC"):
         await sent(calls_of(("127.0.0.1", 1), [0.0], timeout=0.1))
+
+
+def issued(authority):
+    return tuple(Path(path).read_bytes() for path in authority.issue("server"))
+
+
+async def test_unix_sockets_and_tls(tmp_path):
+    authority = Authority(tmp_path)
+    certificate, key = issued(authority)
+
+    async def answer(message, context):
+        return b"yes"
+
+    async with serving(answer, start=False) as (_, server):
+        path = str(tmp_path / "socket")
+        server.add_insecure_port(f"unix:{path}")
+        credentials = grpc.ssl_server_credentials([(key, certificate)])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        tls = Tls(authority=Path(authority.path))
+        await server.start()
+        (over_unix,) = await sent(calls_of(path, [0.0] * 2))
+        (over_tls,) = await sent(calls_of(("127.0.0.1", port), [0.0] * 2, tls=tls))
+    assert (over_unix.good, over_tls.good) == (2, 2)
+    with pytest.raises(ValueError, match="verifies"):
+        await sent(calls_of(("127.0.0.1", port), [0.0], tls=Tls(verify=False)))

@@ -1,15 +1,23 @@
 """Oracles over HTTP, for every protocol, against a server that speaks it."""
 
+import json
+import socket
+import threading
+from http.client import HTTPResponse
+
 import numpy as np
 import pytest
 from spoken_stub import CLASSES, FEATURES, Stub, model, serving
 
 from loadtest.targets.base import Said
+from loadtest.targets.http_oracle import CONNECTIONS
 from loadtest.targets.open import Endpoint
 from loadtest.targets.settings import Target
 
 TENSOR = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, FEATURES]}]}
 COLUMNS = {"columns": [{"name": f"c{i}"} for i in range(FEATURES)]}
+SAGEMAKER = {"name": "invocations", "server": "sagemaker"}
+JSON = {"name": "json", "rows": "$.rows", "answer": "$.scores"}
 CASES = {
     "v2": ("/v2/models/m", {}),
     "v2 stated": ("/v2/models/m", {"contract": TENSOR}),
@@ -18,21 +26,13 @@ CASES = {
     "v1 tensor": ("/v1/models/m", {"protocol": "v1", "contract": TENSOR}),
     "mlflow": ("/invocations", {"protocol": "invocations", "contract": COLUMNS}),
     "mlflow tensor": ("/invocations", {"protocol": "invocations", "contract": TENSOR}),
-    "sagemaker": (
-        "/invocations",
-        {"protocol": {"name": "invocations", "server": "sagemaker"}, "contract": TENSOR},
-    ),
-    "sagemaker csv": (
-        "/invocations",
-        {"protocol": {"name": "invocations", "server": "sagemaker"}, "contract": COLUMNS},
-    ),
+    "sagemaker": ("/invocations", {"protocol": SAGEMAKER, "contract": TENSOR}),
+    "sagemaker csv": ("/invocations", {"protocol": SAGEMAKER, "contract": COLUMNS}),
     "torchserve": ("/predictions/m", {"protocol": "torchserve"}),
     "seldon": ("/api/v1.0/predictions", {"protocol": "seldon"}),
-    "json": (
-        "/predict",
-        {"protocol": {"name": "json", "rows": "$.rows", "answer": "$.scores"}, "contract": TENSOR},
-    ),
+    "json": ("/predict", {"protocol": JSON, "contract": TENSOR}),
 }
+ROW = np.random.default_rng(1).normal(size=FEATURES).astype(np.float32)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def opened(stub, path="/v2/models/m", **keys):
     return Endpoint.open(Target.model_validate(values), features=FEATURES)
 
 
-def ask(endpoint, row, client=None):
+def ask(endpoint, row=ROW, client=None):
     with endpoint.oracle("direct") as oracle:
         return oracle.ask(row, client or endpoint.clients[0])
 
@@ -54,11 +54,9 @@ def ask(endpoint, row, client=None):
 @pytest.mark.parametrize("case", CASES)
 def test_a_row_comes_to_the_model_as_it_is_and_its_scores_come_back(stub, case):
     path, keys = CASES[case]
-    endpoint = opened(stub, path, **keys)
-    row = np.random.default_rng(1).normal(size=FEATURES).astype(np.float32)
-    reply = ask(endpoint, row)
+    reply = ask(opened(stub, path, **keys))
     assert reply.said is Said.ANSWERED, reply.body
-    expected = model(row[None])[0]
+    expected = model(ROW[None])[0]
     np.testing.assert_allclose(reply.scores, expected, rtol=1e-12)
     assert reply.label == expected.argmax()
     assert reply.status == 200
@@ -67,3 +65,206 @@ def test_a_row_comes_to_the_model_as_it_is_and_its_scores_come_back(stub, case):
 
 def test_every_protocol_was_tried():
     assert len(CASES) == 12
+
+
+def test_an_example_shows_the_form(stub, tmp_path):
+    body = tmp_path / "request.json"
+    body.write_text('{"inputs": {"x": [[0, 0, 0, 0, 0, 0]]}}')
+    endpoint = opened(stub, "/v1/models/m", protocol="v1", contract=TENSOR, example=str(body))
+    assert ask(endpoint).said is Said.ANSWERED
+    assert stub.asked[0][2].startswith(b'{"inputs":')
+
+
+def test_a_binary_example_of_v2_needs_no_header(stub, tmp_path):
+    body = tmp_path / "request.bin"
+    text = (
+        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,6],'
+        b'"parameters":{"binary_data_size":24}}]}'
+    )
+    body.write_bytes(text + bytes(24))
+    reply = ask(opened(stub, example=str(body)))
+    assert reply.said is Said.ANSWERED, reply.body
+    assert stub.asked[0][1]["inference-header-content-length"] == str(len(text))
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (403, Said.REFUSED),
+        (429, Said.LIMITED),
+        (503, Said.SHED),
+        (400, Said.INVALID),
+        (413, Said.INVALID),
+        (500, Said.FAILED),
+        (502, Said.FAILED),
+    ],
+)
+def test_what_a_client_can_tell_of_a_status(stub, status, said):
+    stub.status = status
+    stub.headers = {"x-request-id": "abc", "retry-after": "7"}
+    reply = ask(opened(stub))
+    assert (reply.said, reply.status, reply.label) == (said, status, -1)
+    assert (reply.request_id, reply.retry_after) == ("abc", 7.0)
+    assert "no" in reply.body
+
+
+def test_a_retry_after_that_is_a_date_says_nothing(stub):
+    stub.status, stub.headers = 429, {"retry-after": "Fri, 01 Jan 2027 00:00:00 GMT"}
+    assert ask(opened(stub)).retry_after is None
+
+
+def test_a_connection_is_kept_and_reopened_where_the_server_closed_it(stub):
+    endpoint = opened(stub)
+    before = stub.connections
+    with endpoint.oracle("direct") as oracle:
+        for _ in range(3):
+            assert oracle.ask(ROW, "client").said is Said.ANSWERED
+        assert stub.connections == before + 1
+        stub.closing = True
+        for _ in range(3):
+            assert oracle.ask(ROW, "client").said is Said.ANSWERED
+    assert stub.connections == before + 3
+
+
+def test_connections_are_bounded(stub):
+    endpoint = opened(stub, clients={"by": "header", "count": CONNECTIONS + 6})
+    with endpoint.oracle("direct") as oracle:
+        for name in endpoint.clients:
+            assert oracle.ask(ROW, name).said is Said.ANSWERED
+        assert len(oracle._connections) == CONNECTIONS
+
+
+def test_a_server_that_hangs_up_is_a_failure_and_no_exception(stub):
+    endpoint = opened(stub)
+    stub.silent = True
+    reply = ask(endpoint)
+    assert (reply.said, reply.status) == (Said.FAILED, 0)
+    assert reply.body
+    assert len(stub.asked) == 1
+
+
+def raw_server(answer):
+    """A server that answers every connection with these bytes, and closes it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with listener:
+            for _ in range(1):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return listener.getsockname()[1], thread
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\xff\xfe{}",
+        b"HTTP/1.1 999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 300 + b"\r\n",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 74\r\n\r\n{"model_name":"m","outputs":[{"name":"p",'
+        b'"datatype":"FP64","shape":[1,3]}]}',
+    ],
+)
+def test_no_answer_however_broken_is_an_exception(answer):
+    port, thread = raw_server(answer)
+    target = Target.model_validate(
+        {"direct": f"http://127.0.0.1:{port}/v2/models/m", "contract": TENSOR}
+    )
+    reply = ask(Endpoint.open(target))
+    thread.join(10)
+    assert reply.said is Said.FAILED
+    assert reply.body
+
+
+def test_nobody_there_is_a_failure(free_port):
+    target = Target.model_validate(
+        {"direct": f"http://127.0.0.1:{free_port()}/v2/models/m", "contract": TENSOR}
+    )
+    reply = ask(Endpoint.open(target))
+    assert reply.said is Said.FAILED
+    assert "refused" in reply.body
+
+
+def test_clients_come_as_who_they_are(stub, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("# of two clients\nada:secret-a\nbob:secret-b\n")
+    endpoint = opened(stub, clients={"by": "api_key", "keys": str(keys)})
+    assert list(endpoint.clients) == ["ada", "bob"]
+    ask(endpoint, client="bob")
+    assert stub.asked[-1][1]["x-api-key"] == "secret-b"
+    endpoint = opened(stub, clients={"by": "source_address", "count": 3})
+    ask(endpoint, client=endpoint.clients[2])
+    assert stub.asked[-1][3] == endpoint.clients[2] == "127.64.0.3"
+    endpoint = opened(stub, clients={"by": "header", "count": 2})
+    ask(endpoint, client=endpoint.clients[1])
+    assert stub.asked[-1][1]["x-forwarded-for"] == "198.18.0.2"
+
+
+def status_of(request, stub):
+    """How a request of plain bytes is answered."""
+    with socket.create_connection(("127.0.0.1", stub.port)) as connection:
+        connection.sendall(request)
+        response = HTTPResponse(connection, method="POST")
+        response.begin()
+        response.read()
+        return response.status
+
+
+def test_what_is_rendered_for_a_load_is_what_the_server_understands(stub):
+    endpoint = opened(stub, clients={"by": "header", "count": 2, "header": "x-who"})
+    rows = np.random.default_rng(2).normal(size=(5, FEATURES)).astype(np.float32)
+    requests = endpoint.requests("direct", rows, rows_per_request=2)
+    assert len(requests) == 3
+    for number, request in enumerate(requests):
+        assert status_of(request, stub) == 200
+        assert stub.asked[-1][1]["x-who"] == endpoint.clients[number % 2]
+    sent = np.vstack([_v2_rows(body) for _, _, body, _ in stub.asked])
+    np.testing.assert_array_equal(sent.astype(np.float32), rows)
+    assert len(_v2_rows(stub.asked[-1][2])) == 1
+
+
+def _v2_rows(body):
+    tensor = json.loads(body)["inputs"][0]
+    return np.array(tensor["data"], np.float64).reshape(tensor["shape"])
+
+
+def test_requests_that_cannot_be_are_refused_in_words(stub):
+    endpoint = opened(stub)
+    rows = np.zeros((4, FEATURES), np.float32)
+    with pytest.raises(ValueError, match="no client"):
+        endpoint.requests("direct", rows, clients=[])
+    with pytest.raises(ValueError, match="holds 1 to"):
+        endpoint.requests("direct", rows, rows_per_request=0)
+    with pytest.raises(KeyError):
+        endpoint.requests("firewall", rows)
+    with pytest.raises(ValueError, match="do not fit"):
+        endpoint.requests("direct", np.zeros((4, 3), np.float32))
+
+
+def test_a_side_lends_what_sends_bytes(stub):
+    endpoint = opened(stub)
+    with endpoint.oracle("direct") as oracle:
+        raw = oracle.raw
+        assert raw.address == ("127.0.0.1", stub.port)
+        assert raw.source("client") == ""
+        request = raw.request(ROW[None], "client")
+    assert status_of(request, stub) == 200
+
+
+def test_the_number_of_classes_is_learnt(stub):
+    endpoint = opened(stub, contract=TENSOR)
+    assert endpoint.classes == 0
+    with endpoint.oracle("direct") as oracle:
+        oracle.ask(ROW, "client")
+        assert oracle.classes == CLASSES
+    assert opened(stub).classes == CLASSES

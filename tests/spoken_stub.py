@@ -45,7 +45,8 @@ def rows_of(path, headers, body):
         return np.array(document["data"]["ndarray"], np.float64)
     for key in ("instances", "inputs", "rows"):
         if key in document:
-            return np.array(document[key], np.float64)
+            value = document[key]
+            return np.array(value["x"] if isinstance(value, dict) else value, np.float64)
     raise AssertionError(f"no rows in {document}")
 
 
@@ -133,9 +134,8 @@ def serving(stub):
                 return
             scores = stub.scores(rows_of(self.path, headers, body))
             said = scores if isinstance(scores, dict) else answer_of(self.path, scores)
+            self.close_connection = stub.closing  # before the client can change its mind
             self._send(200, said, stub.headers)
-            if stub.closing:
-                self.close_connection = True
 
         def _send(self, status, document, headers=()):
             body = json.dumps(document).encode()

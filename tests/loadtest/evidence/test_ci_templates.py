@@ -1,0 +1,122 @@
+"""The templates of config/ci pass their own linters, and each linter fails on a broken copy."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+TEMPLATES = ROOT / "config" / "ci"
+LINT = ROOT / ".venv-lint" / "bin"
+CODENARC = ROOT / ".venv-npm" / "node_modules" / "npm-groovy-lint" / "lib" / "java"
+GITHUB, GITLAB, JENKINS = "github-actions.yml", "gitlab-ci.yml", "Jenkinsfile"
+
+LINTERS = {
+    "actionlint": (GITHUB, ["actionlint"], ("${{ inputs.package }}", "${{ inputs.nothing }}")),
+    "GitHub's schema": (
+        GITHUB,
+        ["check-jsonschema", "--builtin-schema", "vendor.github-workflows"],
+        ("runs-on: ubuntu-24.04", "runs: ubuntu-24.04"),
+    ),
+    "zizmor": (
+        GITHUB,
+        ["zizmor", "--offline", "--quiet", "--persona", "pedantic"],
+        ('bash -- "$SERVE"', 'bash -- "${{ inputs.serve }}"'),
+    ),
+    "GitLab's schema": (
+        GITLAB,
+        ["check-jsonschema", "--builtin-schema", "vendor.gitlab-ci"],
+        ("when: always", "when: sometimes"),
+    ),
+}
+
+
+@pytest.mark.parametrize("linter", LINTERS)
+def test_a_linter_passes_the_template_and_fails_a_broken_copy(linter, tmp_path):
+    template, (program, *options), (right, wrong) = LINTERS[linter]
+    if not (LINT / program).exists():
+        pytest.skip(f"no {program}: make .venv-lint/.installed")
+    workflows = tmp_path / ".github" / "workflows"  # by which zizmor knows what it reads
+    workflows.mkdir(parents=True)
+    text = (TEMPLATES / template).read_text()
+    assert right in text
+    for name, content in (("good.yml", text), ("broken.yml", text.replace(right, wrong))):
+        path = workflows / name
+        path.write_text(content)
+        done = subprocess.run(
+            [LINT / program, *options, path],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=60,
+        )
+        assert (done.returncode == 0) == (name == "good.yml"), done.stdout + done.stderr
+
+
+def test_the_jenkinsfile_passes_codenarc(tmp_path):
+    if shutil.which("java") is None or not CODENARC.exists():
+        pytest.skip("no java, or no CodeNarc: make .venv-npm/.installed")
+    text = (TEMPLATES / JENKINS).read_text()
+    # One start of the JVM for all: it costs more than what it does.
+    copies = {
+        "good": text,
+        "syntax": text.replace("agent any", "agent any }"),
+        "rule": text.replace(
+            "pipeline {", "import java.util.List\nimport java.util.List\npipeline {"
+        ),
+    }
+    for name, content in copies.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / JENKINS).write_text(content)
+    rules = "rulesets/basic.xml,rulesets/imports.xml,rulesets/unused.xml,rulesets/jenkins.xml"
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        ["java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", f"{CODENARC}/*:{CODENARC}/groovy/lib/*",
+         "org.codenarc.CodeNarc", f"-basedir={tmp_path}", f"-includes=**/{JENKINS}",
+         f"-rulesetfiles={rules}", f"-report=json:{report}"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert report.exists(), done.stdout + done.stderr
+    found = {}
+    for package in json.loads(report.read_text())["packages"]:
+        for file in package.get("files", []):
+            rules_broken = [one["ruleName"] for one in file["violations"]]
+            found[package["path"]] = rules_broken
+    assert found.get("rule") == ["DuplicateImport"] or "DuplicateImport" in found.get("rule", [])
+    assert "good" not in found
+    unread = re.findall(r"(\w+)/Jenkinsfile", " ".join(
+        line for line in (done.stdout + done.stderr).splitlines() if "Compilation failed" in line
+    ))  # fmt: skip
+    assert set(unread) == {"syntax"}
+
+
+def test_actions_are_pinned_and_permissions_least():
+    workflow = yaml.safe_load((TEMPLATES / GITHUB).read_text())
+    assert workflow["permissions"] == {}
+    (job,) = workflow["jobs"].values()
+    assert job["permissions"] == {"contents": "read", "security-events": "write"}
+    uses = re.findall(
+        r"uses: (\S+)( # v\S+)?\n", (TEMPLATES / GITHUB).read_text().split("jobs:", 2)[2]
+    )
+    assert len(uses) == 4
+    for action, version in uses:
+        assert re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40}", action)
+        assert version
+    for step in job["steps"]:
+        assert "${{" not in step.get("run", "")
+
+
+def test_the_templates_run_the_same_command_and_publish_what_it_writes():
+    command = re.compile(
+        r"bartizan loadtest run[\s\\]+--out report --format html --format junit --format sarif"
+        r' --format markdown[\s\\]+-- "\$SCENARIO"'
+    )
+    for name in (GITHUB, GITLAB, JENKINS):
+        assert command.search((TEMPLATES / name).read_text()), name
+    assert "report/junit.xml" in (TEMPLATES / JENKINS).read_text()
+    gitlab = yaml.safe_load((TEMPLATES / GITLAB).read_text())
+    assert gitlab["loadtest"]["artifacts"]["reports"] == {"junit": "report/junit.xml"}
