@@ -31,6 +31,7 @@ from loadtest.payloads import infer_json, infer_target
 from loadtest.process import Address, Process, ProcessError
 from loadtest.report import section, table
 from loadtest.stalling import LATE, Schedule
+from proxy.descriptors import raise_limit
 
 WITHIN: Final = 0.02
 """The share of the truth that a reported percentile may be off."""
@@ -366,6 +367,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--server-core", type=int, default=spread[0], metavar="N")
     parser.add_argument("--load-core", type=int, default=spread[1], metavar="N")
     options = parser.parse_args(arguments)
+    if options.out is not None and not options.out.exists():
+        parser.error(f"no such page: {options.out}")
     if not (options.rate >= 1 and options.seconds >= 1 and options.ceiling_seconds >= 1):
         parser.error("rates and seconds are 1 at least")
     study = Study(
@@ -373,6 +376,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.server_core, options.load_core, options.wrk, options.k6,
         _say,
     )  # fmt: skip
+    raise_limit(2 * _OPEN_CONNECTIONS)  # what is started inherits it
     given = sys.argv[1:] if arguments is None else arguments
     try:
         with ended_in_order():

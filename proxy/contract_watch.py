@@ -11,7 +11,7 @@ import structlog
 from proxy.decision import ALLOWED, Permit, UpstreamRequest
 from proxy.endpoint import Binding, Endpoint
 from proxy.protocols.contract import Contract, ContractError
-from proxy.rules import Refusal
+from proxy.rules import UPSTREAM_QUEUE, Refusal
 
 _log = structlog.get_logger("bartizan.contract")
 
@@ -96,7 +96,9 @@ class ContractWatch:
                     self._bind(Contract().with_width(bundle.features if bundle else None))
                 self.problem = ""
         except Refusal as refusal:
-            self.problem = f"{refusal.rule.message}: {refusal.detail}"
+            # A server that has too much to do serves: taking it out would not help it.
+            if self.problem or refusal.rule is not UPSTREAM_QUEUE:
+                self.problem = f"{refusal.rule.message}: {refusal.detail}"
         except ContractError as error:
             self.problem = str(error)
         except Exception as error:

@@ -30,9 +30,10 @@ _log = structlog.get_logger("bartizan.pipeline")
 INSPECTIONS: Final = 256
 """Exchanges that may be, or wait to be, inspected in a thread; beyond it the answer is "busy". That
 bounds their memory; what bounds their wait is time:"""
-_BURST: Final = 0.25
-_STANDING: Final = 0.05
-"""Seconds that one may wait for a thread in a burst, and while others always wait."""
+_BURST: Final = (0.1, 8)
+_STANDING: Final = (0.03, 2)
+"""How long one may wait for a thread in a burst, and while others always wait: so many seconds, or
+inspections as they have been of late, if they take longer."""
 _COMING: Final = 0.5
 """Seconds after which the body of a request that was let in is not waited for any more."""
 _AT_ONCE: Final = 2  # that do not wait: threads of the executor
@@ -86,10 +87,8 @@ class Inspection:
         """Whether a request with this head is to be read: not if it would wait too long for a
         thread then, as far as its head tells that it needs one."""
         length = head.headers.get(b"content-length")
-        if (
-            length is not None
-            and int(length) < codec.inline_bytes
-            and b"content-encoding" not in head.headers
+        if length is None or (
+            int(length) < codec.inline_bytes and b"content-encoding" not in head.headers
         ):
             return True
         now, coming = self._clock(), self._coming
@@ -101,10 +100,16 @@ class Inspection:
         return True
 
     def _crowded(self, coming: int, now: float) -> bool:
-        if self._waiting >= INSPECTIONS:
+        if not self.bounded:
+            return False
+        if self._waiting + coming >= INSPECTIONS:
             return True
         ahead = self._waiting + coming - _AT_ONCE
-        return ahead > 0 and self._line.refuses(ahead, now, _BURST, _STANDING)
+        if ahead <= 0:
+            return False
+        pace = self._line.pace
+        burst, standing = (max(least, count * pace) for least, count in (_BURST, _STANDING))
+        return self._line.refuses(ahead, now, burst, standing)
 
     async def inspect(self, visit: Visit, head: Head, body: bytes) -> UpstreamRequest | None:
         """Inspects on the loop, or in a thread if that would hold the loop; and once more after
@@ -139,9 +144,10 @@ class Inspection:
             LeaseNeeded: if quota has to be fetched first.
         """
         now = self._clock()
-        if self._coming:
+        expected = bool(self._coming)
+        if expected:
             self._coming.popleft()  # perhaps another's: they are only counted
-        elif self._crowded(0, now):
+        if self._crowded(0, now) and (not expected or self._waiting >= INSPECTIONS):
             raise Refusal(rules.BUSY, "too many large requests wait to be inspected", retry_after=1)
         if self._waiting < _AT_ONCE:
             self._line.empty(now)

@@ -9,6 +9,7 @@ import gc
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -70,6 +71,10 @@ _PARTING_SECONDS: Final = 1.0
 _PREDECESSOR_SECONDS: Final = 5.0
 _LOCK_SECONDS: Final = 0.1
 _SPARE_DESCRIPTORS: Final = 64
+_SWITCH_SECONDS: Final = 0.001
+"""How long a thread that inspects may keep the loop waiting for the interpreter's lock, where it
+does not hold it in one piece: with the default of 5 ms, small requests and refusals would feel
+every large one."""
 _COLLECT_AFTER: Final = 50_000
 """Container objects made and not freed before the collector looks at the young ones."""
 
@@ -151,8 +156,9 @@ class Server:
         """
         settings = self._settings
         _check_descriptors(settings)
+        sys.setswitchinterval(_SWITCH_SECONDS)
         with (
-            ThreadPoolExecutor(max_workers=int(__import__("os").environ.get("NTHREADS", "2")), thread_name_prefix="bartizan-inspect") as executor,
+            ThreadPoolExecutor(max_workers=2, thread_name_prefix="bartizan-inspect") as executor,
             # Explanations wait for each other, never an exchange for one of them.
             ThreadPoolExecutor(max_workers=1, thread_name_prefix="bartizan-explain") as asides,
         ):

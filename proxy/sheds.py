@@ -1,4 +1,4 @@
-"""What was shed, counted: nothing is refused in silence, and no refusal of many costs a line each."""
+"""What was shed, counted: nothing is refused in silence, and of many none costs a line each."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ class Stub:
 
 
 @contextmanager
-def serving(stub):
-    """Serves on a free port of 127.0.0.1 until the block ends."""
+def serving(stub, context=None):
+    """Serves on a free port of 127.0.0.1 until the block ends; with a context, over TLS."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -149,6 +149,8 @@ def serving(stub):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     stub.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -33,10 +33,10 @@ class SearchKnobs(Knobs):
 
     warm_up: Annotated[int, Field(ge=0)] = WARM_UP
     """Honest queries that an account begins with."""
-    step: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.2
+    step: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.15
     """How far each feature of a row that counts as near may lie from the base's, as a share of its
     box."""
-    near: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
+    near: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 0.9
     """What else counts as near, in the L2 norm: this share of half the median distance from an own
     row to the nearest of another class."""
 

@@ -9,6 +9,7 @@ repeats itself: what was answered once is not asked again.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final
 
@@ -24,6 +25,8 @@ from loadtest.targets.base import Oracle, Rows, Scores
 
 _LEAST: Final = 1e-6
 _SMALL: Final = 8  # pixels
+_REPEATS: Final = 2000
+"""Questions in a row whose answers are known already, after which it is stuck."""
 _PATIENCE: Final = 5  # times that the base is asked about, if it is not answered
 
 
@@ -38,6 +41,11 @@ class EvasionKnobs(knobs.Knobs):
     restarts: Annotated[int, Field(ge=1, le=100)] = 3
     """How often it begins anew, with other randomness, while the budget lasts; those that have a
     step begin with a longer one each time instead."""
+
+
+class _Stuck(Exception):  # noqa: N818 - how a run of the toolbox ends
+    """It asks what it knows, over and over: answers that contradict each other make it halve a step
+    for ever."""
 
 
 class _Reached(Exception):  # noqa: N818 - how a try ends
@@ -83,7 +91,8 @@ class Evasion:
                 shown = replace(canvas, classes=attempt.base_scores.size)
                 for again, step in enumerate(self._steps(given.restarts)):
                     seed = 1000 * means.seed + number + 1_000_003 * again
-                    generate(self.name, shown, attempt.ask, attempt.start, seed=seed, step=step)
+                    with suppress(_Stuck):
+                        generate(self.name, shown, attempt.ask, attempt.start, seed=seed, step=step)
             except (Spent, _Reached):
                 pass
             tries.append(Try(attempt.distance is not None, oracle.queries))
@@ -117,6 +126,7 @@ class _Attempt:
         self._base = goal.box.outside(self.start)  # as the toolbox asks about it, to the last bit
         self._label = -1
         self._answers: dict[bytes, Scores] = {}
+        self._repeats = 0
         self.base_scores: Scores = np.zeros(0)
         self.distance: float | None = None
 
@@ -143,7 +153,11 @@ class _Attempt:
     def _scores(self, row: Rows) -> Scores:
         known = self._answers.get(content := row.tobytes())
         if known is not None:
+            self._repeats += 1
+            if self._repeats > _REPEATS:
+                raise _Stuck
             return known
+        self._repeats = 0
         reply = self._client.ask(row)
         if reply.scores is None or reply.scores.size != self.base_scores.size:
             return self.base_scores

@@ -169,7 +169,7 @@ def _change(
 def _verdict(change: Estimate, lower: bool, tolerated: float) -> Verdict:
     # Turned round where more is better: then worse is always up.
     low, high = (change.low, change.high) if lower else (-change.high, -change.low)
-    if low > 0 and low > tolerated:
+    if low > tolerated:
         return "worse"
     return "better" if high < 0 else "unchanged"
 

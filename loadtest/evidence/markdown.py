@@ -23,7 +23,7 @@ def render(results: Results) -> str:
         f"**{tables.verdict(results)}**",
         "",
     ]
-    lines += [f"- {escape(figures.printable(note))}" for note in results.notes]
+    lines += [f"- {escape(note)}" for note in tables.notes(results)]
     for table in [*tables.tables(results), tables.about(results)]:
         lines += ["", *table_lines(table)]
     return "\n".join(lines).rstrip() + "\n"

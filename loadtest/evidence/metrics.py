@@ -154,7 +154,12 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
 }  # fmt: skip
 
-GENERATOR: Final = {"late": "<= 1 % measured", "dropped": "<= 1 % measured"}
+KEPT_UP: Final = 0.01
+"""The share of a load that the generator may send late, or not at all, and still be believed."""
+
+GENERATOR: Final = {
+    name: f"<= {KEPT_UP:.0%} measured".replace("%", " %") for name in ("late", "dropped")
+}
 """What holds by default of every load whose latency is judged: else its latency is void."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,6 +18,9 @@ _ENVIRONMENT: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+# A figure and its unit stay on one line.
+_UNIT: Final = re.compile(r"(?<=\d) (?=(?:%|s|ms|µs)(?!\w))")
+_ENVIRONMENT.filters["unbroken"] = lambda text: _UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
 def render(results: Results) -> str:
@@ -39,7 +43,7 @@ def render(results: Results) -> str:
         verdict=tables.verdict(results),
         passed=results.passed,
         complete=results.complete,
-        notes=[figures.printable(note) for note in results.notes],
+        notes=tables.notes(results),
         tables=list(known.values()),
         charts=charts,
         phases=_phases(results),

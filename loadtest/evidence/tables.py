@@ -20,7 +20,7 @@ from loadtest.evidence.loads import (
     pool,
     title,
 )
-from loadtest.evidence.metrics import METRICS
+from loadtest.evidence.metrics import KEPT_UP, METRICS
 from loadtest.evidence.results import AttackResult, Check, Results, Side
 from loadtest.evidence.statistics import pooled, quantile
 
@@ -46,7 +46,7 @@ class Table:
 
 
 _ROUNDS = (
-    "Added: the median over rounds of the difference within a round, and between which rounds it "
+    "Direct and firewall: over all rounds. Added: the median over rounds of the difference within a round, and between which rounds it "
     "lies; with fewer than six rounds that is all of them, and less than 95 %."
 )
 _WORST = "Intervals are Wilson's, 95 %."
@@ -330,6 +330,19 @@ def about(results: Results) -> Table:
         (figures.printable(key), figures.printable(value)) for key, value in rows if value
     )
     return Table("about", "What it ran on", ("", ""), shown, numeric=9)
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader must know: the run's own notes, and loads whose latency is not to be trusted."""
+    found = [figures.printable(note) for note in results.notes]
+    for metric, what in (("late", "sent late"), ("dropped", "never sent")):
+        for one in METRICS[metric].measure(results, ""):
+            if one.estimate and one.estimate.value > KEPT_UP:
+                found.append(
+                    f"{figures.printable(one.of)}: {figures.percent(one.estimate.value)} of its requests "
+                    f"were {what}: what is said of its latency is not to be trusted."
+                )
+    return found
 
 
 def verdict(results: Results) -> str:

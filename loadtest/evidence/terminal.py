@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loadtest.evidence import figures, tables
+from loadtest.evidence import tables
 from loadtest.evidence.results import Results
 from loadtest.evidence.tables import Table
 
@@ -22,8 +22,8 @@ def show(results: Results, console: Console) -> None:
     found = tables.tables(results)
     for table in sorted(found, key=lambda one: one.key == "checks"):
         show_table(table, console)
-    for note in results.notes:
-        console.print(f"Note: {figures.printable(note)}", markup=False, highlight=False)
+    for note in tables.notes(results):
+        console.print(f"Note: {note}", markup=False, highlight=False)
     style = "green" if results.passed else "bold red"
     console.print(tables.verdict(results), style=style, markup=False, highlight=False)
 

@@ -42,19 +42,19 @@ def search(
 ) -> tuple[float, int, tuple[LoadResult, ...]]:
     """Doubles the connections until the rate grows no more: the rate, the connections, the steps.
 
+    It is over when two steps in a row bring no more: on a busy machine one may be unlucky.
+
     Raises:
         LoadError: if nothing is answered well.
     """
     steps: list[LoadResult] = []
-    best, connections, at = 0.0, 0, plan.processes
-    while at <= most:
+    best, connections, at, idle = 0.0, 0, plan.processes, 0
+    while at <= most and idle < 2:
         step = closed(replace(plan, connections=at))
         steps.append(step)
-        grown = rate_of(step) > best * (1 + GROWTH)
+        idle = 0 if rate_of(step) > best * (1 + GROWTH) else idle + 1
         if rate_of(step) > best:
             best, connections = rate_of(step), at
-        if not grown:
-            break
         at *= 2
     if not best:
         raise LoadError(f"no good answer: {dict(steps[-1].said)}, {dict(steps[-1].errors)}")

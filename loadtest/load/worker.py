@@ -23,10 +23,12 @@ from loadtest.load.closed import ClosedLoop
 from loadtest.load.open_loop import OpenLoop
 from loadtest.load.outcome import Outcome
 from loadtest.load.share import read
+from proxy.descriptors import raise_limit
 
 OUTCOME: Final = "outcome-{}.npz"
 _PROGRESS_SECONDS: Final = 1.0
 _STDIN: Final = 0
+_OTHER_DESCRIPTORS: Final = 64
 
 
 def say(**words: Any) -> None:
@@ -63,6 +65,7 @@ async def work(folder: Path, number: int, seconds: float | None) -> Outcome | No
         OSError: if a connection cannot be made at the beginning.
     """
     share = read(folder, number)
+    raise_limit(sum(group.connections for group in share.groups) + _OTHER_DESCRIPTORS)
     orders = _Orders()
     load = OpenLoop(share) if seconds is None else ClosedLoop(share, seconds)
     try:

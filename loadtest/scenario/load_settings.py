@@ -99,6 +99,9 @@ class Load(Section):
     """Connections, over all processes."""
     processes: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that send."""
+    cores: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = ()
+    """The core of each process in turn, so that the load generator and the firewall do not share
+    one; none: any."""
     queue: Annotated[int, Field(ge=0, le=10_000_000)] = 10_000
     """Requests that may wait for a connection; any more are dropped, and counted so."""
     sides: Sides = BOTH

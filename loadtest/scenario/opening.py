@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -191,6 +192,8 @@ def _check(
     for load in scenario.load:
         if load.recorded is not None:
             recorded_times(load.recorded)
+        for core in sorted(set(load.cores) - os.sched_getaffinity(0)):
+            faults.append(f"load {load.name}: core {core} is not this process's to use")
     if faults:
         raise ScenarioError("\n".join(faults))
 

@@ -19,7 +19,6 @@ from loadtest.evidence.metrics import Given, missing, threshold
 from loadtest.scenario.settings import TITLE, Scenario, canonical
 from proxy.settings.document import Document, resolve
 from proxy.settings.load import load_as
-from proxy.settings.problems import SettingsError
 from proxy.settings.schema import schema as schema_of
 from proxy.settings.section import Place
 

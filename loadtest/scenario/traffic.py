@@ -97,6 +97,7 @@ def plan(
         tls=_tls(place),
         connections=load.connections,
         processes=load.processes,
+        cores=load.cores,
         queue=load.queue,
         deadline=load.deadline,
     )

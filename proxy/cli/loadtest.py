@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TextIO
 
@@ -41,6 +42,8 @@ def loadtest() -> None:
     docs/loadtest.md describes the scenario's file. Exit status: 0 all thresholds hold, 1 one does
     not or something failed, 2 usage, 3 the scenario, 4 unreachable, 130 interrupted.
     """
+    if find_spec("hdrh") is None:
+        _end("this needs the extra loadtest: pip install bartizan[loadtest]", EXIT_FAILED)
 
 
 @loadtest.command()

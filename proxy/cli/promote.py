@@ -80,38 +80,114 @@ def _rightly(
     return found
 
 
+_OPTIONS: Final = (
+    click.option(
+        "--configuration",
+        "path",
+        required=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The gateway's configuration.",
+    ),
+    click.option(
+        "--audit",
+        "logs",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="An audit log, one for each replica.  [default: the configuration's]",
+    ),
+    click.option(
+        "--since",
+        callback=_period,
+        default="30d",
+        show_default=True,
+        metavar="TIME",
+        help="Only what came since: a length of time, or a moment.",
+    ),
+    click.option(
+        "--min-hours",
+        "hours",
+        type=click.IntRange(1, 10_000),
+        default=24,
+        show_default=True,
+        help="Hours with traffic.",
+    ),
+    click.option(
+        "--min-clients",
+        "clients",
+        type=click.IntRange(1),
+        default=10,
+        show_default=True,
+        help="Distinct clients.",
+    ),
+    click.option(
+        "--max-share",
+        "share",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=0.5,
+        show_default=True,
+        help="Of all requests, that one client may have sent.",
+    ),
+    click.option(
+        "--max-refusals",
+        "refusals",
+        type=click.FloatRange(0, 1),
+        default=0.001,
+        show_default=True,
+        help="Share of requests that limits, and the contract, may refuse.",
+    ),
+    click.option(
+        "--client-days-shown",
+        "shown",
+        is_flag=True,
+        help="Demand so many client-days that the upper end of their alarms' interval lies within "
+        "the budget. Without it, the lower end must.",
+    ),
+    click.option(
+        "--hostile",
+        callback=_hostile,
+        multiple=True,
+        metavar="CLIENT[=REASON]",
+        help="A client that attacks: its requests do not count.",
+    ),
+    click.option(
+        "--rightly",
+        callback=_rightly,
+        multiple=True,
+        metavar="ID=REASON",
+        help="A request that is rightly flagged: it does not count.",
+    ),
+    click.option("--apply", "do_apply", is_flag=True, help="Change the mode in the configuration."),
+    click.option(
+        "--demote",
+        is_flag=True,
+        help="Back to monitor, without evidence. Needs --apply to be done.",
+    ),
+    click.option(
+        "--reload",
+        "pid",
+        type=click.IntRange(2),
+        metavar="PID",
+        help="With --apply: tell this process to reload, and ask its admin listener whether the "
+        "mode is served.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+)
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("name", metavar="ENDPOINT")
-@click.option("--configuration", "path", required=True, type=click.Path(path_type=Path),
-              metavar="FILE", help="The gateway's configuration.")  # fmt: skip
-@click.option("--audit", "logs", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
-              help="An audit log, one for each replica.  [default: the configuration's]")  # fmt: skip
-@click.option("--since", callback=_period, default="30d", show_default=True, metavar="TIME",
-              help="Only what came since: a length of time, or a moment.")  # fmt: skip
-@click.option("--min-hours", "hours", type=click.IntRange(1, 10_000), default=24,
-              show_default=True, help="Hours with traffic.")  # fmt: skip
-@click.option("--min-clients", "clients", type=click.IntRange(1), default=10, show_default=True,
-              help="Distinct clients.")  # fmt: skip
-@click.option("--max-share", "share", type=click.FloatRange(0, 1, min_open=True), default=0.5,
-              show_default=True, help="Of requests that one client may have sent.")  # fmt: skip
-@click.option("--max-refusals", "refusals", type=click.FloatRange(0, 1), default=0.001,
-              show_default=True,
-              help="Share of requests that limits, and the contract, may refuse.")  # fmt: skip
-@click.option("--client-days-shown", "shown", is_flag=True,
-              help="Demand so many client-days that the upper end of their alarm rate's interval "
-              "lies within the budget. Without it, the lower end must.")  # fmt: skip
-@click.option("--hostile", callback=_hostile, multiple=True, metavar="CLIENT[=REASON]",
-              help="A client that attacks: its requests do not count.")  # fmt: skip
-@click.option("--rightly", callback=_rightly, multiple=True, metavar="ID=REASON",
-              help="A request that is rightly flagged: it does not count.")  # fmt: skip
-@click.option("--apply", "do_apply", is_flag=True, help="Change the mode in the configuration.")
-@click.option("--demote", is_flag=True,
-              help="Back to monitor, without evidence. Needs --apply to be done.")  # fmt: skip
-@click.option("--reload", "pid", type=click.IntRange(2), metavar="PID",
-              help="With --apply: tell this process to reload, and ask its admin listener whether "
-              "the mode is served.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def promote(  # noqa: PLR0913, PLR0917 - options
+@_with_options
+@click.pass_obj
+def promote(  # noqa: PLR0917 - options
+    clock: Callable[[], float] | None,
     name: str,
     path: Path,
     logs: tuple[Path, ...],
@@ -135,7 +211,7 @@ def promote(  # noqa: PLR0913, PLR0917 - options
     """
     if pid is not None and not do_apply:
         raise click.UsageError("--reload needs --apply: nothing else has changed")
-    now = time.time()
+    now = (clock or time.time)()
     run = _Run(path, name, Mode.MONITOR if demote else Mode.ENFORCE, as_json, now)
     if run.endpoint.mode is run.wanted:
         run.end("already", 0, f"{name} is in mode {run.wanted.value} already")
@@ -198,11 +274,9 @@ class _Run:
             evidence = gather(logs, question, key.get_secret_value().encode() if key else None)
         except OSError as error:
             self._fail(str(error))
-        held = requirements(
-            evidence,
-            replace(bounds, **_budgets(endpoint, bundle)),
-            pseudonyms=settings.client.secret is not None,
-        )
+        budget, client_budget = _budgets(endpoint, bundle)
+        bounds = replace(bounds, budget=budget, client_budget=client_budget)
+        held = requirements(evidence, bounds, pseudonyms=settings.client.secret is not None)
         self._result |= document(evidence, held, question)
         self._result["said by the operator"] = {
             "hostile": dict(asked.hostile),
@@ -227,8 +301,10 @@ class _Run:
 
     def apply(self, edit: Edit, pid: int | None) -> None:
         """Makes the change, and has it served if asked to."""
+        admin = None
         if pid is not None:
             _check_gateway(pid)
+            admin = listener(None, None, self._path)  # while it can still be refused
         try:
             apply(edit)
         except EditError as error:
@@ -237,17 +313,16 @@ class _Run:
             self._fail(f"{edit.path}: {error.strerror or error}; it is as it was")
         self._result["changed"] = {"file": str(edit.path), "line": edit.line}
         done = f"{edit.path}:{edit.line}: mode: {self.wanted.value}"
-        if pid is None:
+        if pid is None or admin is None:
             self.end("applied", 0, f"{done}\nto serve it: kill -HUP PID of the gateway")
-        why = self._reload(pid)
+        why = self._reload(pid, admin)
         if why:
             words = f"{done}\nbut it is not served: {why}"
             self.end("applied, not served", EXIT_UNREACHABLE, words)
         self.end("served", 0, f"{done}\nserved by process {pid}")
 
-    def _reload(self, pid: int) -> str:
+    def _reload(self, pid: int, admin: AdminListener) -> str:
         """Why the new mode is not served, or ""."""
-        admin = listener(None, None, self._path)
         try:
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
@@ -318,16 +393,13 @@ def _check_gateway(pid: int) -> None:
         raise click.UsageError(f"--reload: process {pid} is no bartizan: {command[:100].strip()}")
 
 
-def _budgets(endpoint: Endpoint, bundle: Bundle | None) -> dict[str, float | None]:
-    """The shares of rows and of client-days that may be flagged."""
+def _budgets(endpoint: Endpoint, bundle: Bundle | None) -> tuple[float | None, float | None]:
+    """The shares of rows and of client-days that may be flagged; None: of which there are none."""
     if bundle is None:
-        return {"budget": None, "client_budget": None}
+        return None, None
     patterns = bundle.manifest.patterns
-    supported = patterns.budget if patterns else None
-    return {
-        "budget": (bundle.agreement or bundle.scorer).calibration.alpha,
-        "client_budget": endpoint.client_alarm_budget or supported if patterns else None,
-    }
+    by_client = (endpoint.client_alarm_budget or patterns.budget) if patterns else None
+    return (bundle.agreement or bundle.scorer).calibration.alpha, by_client
 
 
 def _endpoint(path: Path, name: str) -> tuple[Settings, Endpoint]:

@@ -116,8 +116,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     )
     for rule, one in found["rules"].items():
         words = RULES[rule].meaning.partition(".")[0] if rule in RULES else "not known here"
+        clients = f"{one['clients']} client{'s' if one['clients'] != 1 else ''}"
         yield (
-            f"  {rule}  {one['requests']} requests of {one['clients']} clients, "
+            f"  {rule}  {one['requests']} requests by {clients}, "
             f"{one['would refuse']} of them refused: {words}"
         )
     if found["clients"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Final
 
@@ -65,7 +64,6 @@ def replay(
 
     configure(level="error", form="console")
     given = Amendments(endpoint, bundle, changes, policy)
-    begun = time.perf_counter()
     try:
         if _is_capture(recording):
             told = of_capture(recording, configuration, given)
@@ -79,7 +77,6 @@ def replay(
     except (Incomplete, OSError) as error:
         click.echo(f"bartizan: {error}", err=True)
         raise SystemExit(_EXIT_FAILED) from None
-    told["seconds"] = time.perf_counter() - begun
     if as_json:
         click.echo(json.dumps(told))
     else:

@@ -1,8 +1,8 @@
 """How many requests a model server is given at once: learnt from how long it takes for them.
 
-The law is the gradient of Netflix's concurrency-limits (Gradient2) with the baseline of TCP Vegas and
-of Envoy's adaptive concurrency: latency without load. Its baseline is measured where it shows, on
-requests that found the server all but idle, so that no overload, however long, is taken for normal.
+The law is the gradient of Netflix's concurrency-limits (Gradient2) with the baseline of TCP Vegas
+and of Envoy's adaptive concurrency: latency without load. That is measured where it shows, on
+requests that found the server all but idle, so that no overload, however long, passes for normal.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class PoolLimits:
         total_seconds: from the request to the end of its answer.
         queue_seconds: the longest wait while an address has all that it is given at once.
         queue_target_seconds: the longest wait once the queue has not been empty for
-            ``queue_seconds``: a standing queue is shed fast, a burst is not. Both are shorter for an
-            address that is quick (``proxy.http.line``).
+            ``queue_seconds``: a standing queue is shed fast, a burst is not. Both are shorter for
+            an address that is quick (``proxy.http.line``).
         idle_seconds: after which an unused connection is closed.
         head_bytes, header_count: of an answer.
         buffer_bytes: of an answer that nobody has taken yet; beyond it nothing more is read.

@@ -61,7 +61,7 @@ class RequestReader:
         stage: NOTHING, HEAD or BODY: what is being read.
         now: the clock, to be set before bytes are fed.
         received: clock at the first byte of the request that is being read.
-        incoming: the request whose body is being read, or None.
+        incoming: the owner's, whose body is being read, or None.
         expects_continue: whether its client waits for leave to send the body.
     """
 
@@ -103,7 +103,7 @@ class RequestReader:
         self.stage = NOTHING
         self.now = 0.0
         self.received = 0.0
-        self.incoming: Exchange | None = None
+        self.incoming: Any = None
         self.expects_continue = False
         self._fed = 0  # bytes of the incomplete head or body so far
         self._target = b""

@@ -14,8 +14,8 @@ _BUSY: Final = Reply(
 
 
 class TurnedAway(asyncio.Protocol):
-    """Says 503 and closes, whatever is asked. Nothing is read, so that a client that is quick to send
-    may see a reset instead.
+    """Says 503 and closes, whatever is asked. Nothing is read, so that a client that is quick to
+    send may see a reset instead.
 
     Args:
         date: the Date line.
@@ -26,6 +26,8 @@ class TurnedAway(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         transport.write(
-            render.reply(_BUSY, date=self._date, connection=b"connection: close\r\n", with_body=True)
+            render.reply(
+                _BUSY, date=self._date, connection=b"connection: close\r\n", with_body=True
+            )
         )
         transport.close()

@@ -24,6 +24,7 @@ __all__ = ["Address", "AddressState", "Pool", "PoolLimits", "PoolState", "Respon
 
 Dial: TypeAlias = Callable[[Address, Callable[[], ClientConnection]], Awaitable[ClientConnection]]
 
+
 @dataclass(frozen=True, slots=True)
 class AddressState:
     """One address at a moment. Counts are totals since the start.

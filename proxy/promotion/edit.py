@@ -78,14 +78,11 @@ def apply(edit: Edit) -> None:
         raise EditError(f"{edit.path} has several names (hard links), and only one would change")
     copy = _copy(edit.path.parent, edit.after)
     try:
-        copy.chmod(stat.S_IMODE(status.st_mode))
         made = copy.stat()
         if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
             os.chown(copy, status.st_uid, status.st_gid)
-        if edit.path.read_bytes() != edit.before:
-            raise EditError(
-                f"{edit.path} was changed by someone else meanwhile: nothing is written"
-            )
+        copy.chmod(stat.S_IMODE(status.st_mode))
+        _check_unchanged(edit)
         copy.replace(edit.path)
     except BaseException:
         copy.unlink(missing_ok=True)

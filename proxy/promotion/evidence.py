@@ -21,7 +21,8 @@ BUCKET: Final = 600
 """Seconds by which the log is cut into halves."""
 
 _DIGEST: Final = 16
-_CLOCK: Final = 300.0  # seconds that clocks may differ, and records be late
+_CLOCK: Final = 300.0  # seconds that two machines' clocks may differ
+_LATE: Final = 3600.0  # seconds that an exchange may last, at whose end it is recorded
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ class Evidence:
         others: exchanges of other endpoints, by name.
         events: what happened to the log and to the state, by type of record.
         dropped: exchanges of which the log lost the records.
-        jumps: times that the wall clock went back by more than minutes.
+        jumps: times that the wall clock went back by more than an hour.
         rightly: requests that the operator calls rightly flagged, which were found.
         reports: of the verification, by chain.
     """
@@ -210,7 +211,7 @@ class _Chain:
 
     def _exchange(self, record: dict[str, Any], at: float) -> None:
         evidence, question = self._evidence, self._question
-        if at < self._latest - _CLOCK and self._latest >= question.since:
+        if at < self._latest - _LATE and self._latest >= question.since:
             evidence.jumps += 1
             self._latest = at
         self._latest = max(self._latest, at)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.http.messages import Head
-from proxy.protocols.base import Codec, InferResponse
+from proxy.protocols.base import Codec, Headers, InferResponse
 
 
 class Prompted:
@@ -23,7 +22,7 @@ class Prompted:
         """What the next answer is read as."""
         self._said = said
 
-    def decode_response(self, head: Head, body: bytes) -> InferResponse:
+    def decode_response(self, head: Headers, body: bytes) -> InferResponse:
         """As ``Codec``: what was told, if anything was."""
         said, self._said = self._said, None
         self._told = said is not None

@@ -19,7 +19,7 @@ from proxy.endpoint import Endpoint
 from proxy.explanations import Explanations
 from proxy.generation import Generation
 from proxy.http.messages import Head, Peer
-from proxy.identity import Headers, Identifier, Identity
+from proxy.identity import Identifier, Identity
 from proxy.rehearsal.clock import Clock
 from proxy.rehearsal.scene import Model, Scene, Upstream
 from proxy.rehearsal.threads import Threads
@@ -27,6 +27,7 @@ from proxy.settings.models import Settings
 from proxy.state.memory import MemoryState
 from proxy.telemetry.audit import NoAudit
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.record import Record
 from proxy.visit import Visit
 
 _OPINION_SECONDS: Final = 3600.0

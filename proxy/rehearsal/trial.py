@@ -252,10 +252,11 @@ def _plain(request: Request) -> tuple[Head, bytes]:
     return Head(request.method, request.path, headers, keep_alive=True), request.body.encode()
 
 
-def _asked(codec: Codec, permit: Permit, scene: Scene) -> int:
+def _asked(codec: Any, permit: Permit, scene: Scene) -> int:
     """How many rows a question of ours to the model holds."""
     head = Head("POST", "", headers_in(permit.request.headers), keep_alive=True)
-    return codec.decode_request(head, permit.request.body, scene.context.route).n
+    n: int = codec.decode_request(head, permit.request.body, scene.context.route).n
+    return n
 
 
 def _judged(expected: Expectation, records: list[Record]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -47,7 +48,7 @@ async def of_log(path: Path, configuration: Path, given: Amendments, most: int) 
     log = read_log(path)
     _check(path, log)
     fidelity, change = Fidelity(), Change()
-    await _play(log, base, fidelity.add)
+    seconds = await _play(log, base, fidelity.add)
     if other is not None:
         _check_endpoints(base, other)
         await _play(log, other, change.add, named=base)
@@ -55,6 +56,7 @@ async def of_log(path: Path, configuration: Path, given: Amendments, most: int) 
         "audit": str(path),
         "configuration": digest(base),
         "exchanges": log.exchanges,
+        "seconds": seconds,
         "ok": not fidelity.unequal and not log.broken,
         "broken": log.broken,
         "notes": _notes(log, base),
@@ -70,9 +72,10 @@ async def _play(
     settings: Settings,
     tell: Callable[[Outcome], None],
     named: Settings | None = None,
-) -> None:
-    """Plays every life to a stage of these settings."""
+) -> float:
+    """Plays every life to a stage of these settings; how long it took."""
     bundles = load_bundles(settings)
+    begun = perf_counter()
     for life in log.lives:
         names = known_names(life, named or settings)
         player = Player(Stage(with_pseudonyms(settings, names), bundles), tell)
@@ -80,6 +83,7 @@ async def _play(
         for moment, record in life.records():
             await player.play(moment, record)
         await player.end()
+    return perf_counter() - begun
 
 
 def _check(path: Path, log: Log) -> None:

@@ -22,6 +22,7 @@ from proxy.settings.shared_state import MEMORY
 _DIGEST: Final = 16  # hex digits, as of digests in every record
 _APART: Final = frozenset(
     {
+        "bundle",
         "capture",
         "connections",
         "failure_mode",
@@ -37,11 +38,13 @@ _APART: Final = frozenset(
 def basis(settings: Settings, endpoint: Endpoint) -> str:
     """A digest, in hex: equal where the same exchanges get the same verdicts.
 
-    Secrets are no part of it, nor are files' contents: a bundle's digest is recorded by itself.
+    Secrets are no part of it, nor are files, which lie elsewhere on other machines: a bundle's
+    digest is recorded by itself.
     """
+    client = settings.client.model_dump(mode="json", exclude={"api_keys"})
     values = {
         "endpoint": endpoint.model_dump(mode="json", exclude=set(_APART)),
-        "client": settings.client.model_dump(mode="json"),
+        "client": {**client, "api_keys": settings.client.api_keys is not None},
         # Over workers that share nothing, no limit and no pattern counts as over those that do.
         "workers": settings.workers,
         "shared": settings.state != MEMORY,

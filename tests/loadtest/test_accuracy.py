@@ -128,3 +128,13 @@ def test_a_generator_that_fails_is_an_error(tmp_path):
 def test_a_missing_generator_is_said():
     assert generators.missing(sys.executable, "x") == ""
     assert "not installed (x)" in generators.missing("no-such-program", "x")
+
+
+@pytest.mark.parametrize(
+    "bad", [["--out", "no-such-page.md"], ["--rate", "nan"], ["--seconds", "0"]]
+)
+def test_what_cannot_be_measured_is_said_before_it_is(bad, capsys):
+    with pytest.raises(SystemExit) as ended:
+        accuracy.main(bad)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err

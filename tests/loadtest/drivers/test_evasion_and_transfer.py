@@ -82,6 +82,20 @@ def test_an_answer_that_only_looks_like_success_is_none():
     assert result.success.count == 0
 
 
+def test_answers_that_contradict_each_other_keep_nobody_busy_for_ever():
+    needs_art()
+
+    def contradicting(_row, _client, number):
+        scores = np.random.default_rng(number).dirichlet(np.ones(3))
+        return Reply(Said.ANSWERED, 200, scores, int(scores.argmax()))
+
+    # HopSkipJump halves its step until it asks about the same row for ever.
+    pair = Pair(contradicting)
+    result = attack(DRIVERS["hopskipjump"], pair, "firewall", means(tries=1, budget=10**6))
+    assert result.fault == ""
+    assert result.success.count == 0
+
+
 def test_without_a_judge_the_answers_are_believed():
     needs_art()
     pair = Pair()

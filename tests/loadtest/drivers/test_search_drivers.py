@@ -78,7 +78,7 @@ def test_a_model_of_one_class_cannot_be_fooled(kind):
 
 @pytest.mark.parametrize("kind", DRIVERS)
 def test_a_model_of_two_classes_is_fooled(kind):
-    outcome, _ = search(kind, model=tiny_model(classes=2))
+    outcome, _ = search(kind, model=tiny_model(classes=2), knobs={"near": 2, "step": 0.3})
     assert any(one.reached for one in outcome.tries)
 
 

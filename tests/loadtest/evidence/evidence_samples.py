@@ -187,7 +187,7 @@ def full():
                 value=Estimate(top, top - 0.03, top + 0.03),
                 baseline=0.11,
                 details={"fidelity_over_queries": curve(top), "coarse": True},
-            )  # fmt: skip
+            )
         )
         attacks.append(
             attack(
@@ -199,7 +199,7 @@ def full():
                 measure="AUC",
                 value=Estimate(0.58, 0.54, 0.62),
                 baseline=0.5,
-            )  # fmt: skip
+            )
         )
     attacks.append(
         attack("abuse-malformed", family="abuse", success=(0, 212), recognised=None, seed=3)

@@ -45,16 +45,19 @@ def test_a_linter_passes_the_template_and_fails_a_broken_copy(linter, tmp_path):
     text = (TEMPLATES / template).read_text()
     assert right in text
     for name, content in (("good.yml", text), ("broken.yml", text.replace(right, wrong))):
-        path = workflows / name
-        path.write_text(content)
-        done = subprocess.run(
-            [LINT / program, *options, path],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            timeout=60,
-        )
-        assert (done.returncode == 0) == (name == "good.yml"), done.stdout + done.stderr
+        (workflows / name).write_text(content)
+    # One start for both: it finds fault with the one and never names the other.
+    done = subprocess.run(
+        [LINT / program, *options, workflows / "good.yml", workflows / "broken.yml"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "broken.yml" in done.stdout + done.stderr
+    assert "good.yml" not in done.stdout + done.stderr
 
 
 def test_the_jenkinsfile_passes_codenarc(tmp_path):
@@ -75,10 +78,10 @@ def test_the_jenkinsfile_passes_codenarc(tmp_path):
     rules = "rulesets/basic.xml,rulesets/imports.xml,rulesets/unused.xml,rulesets/jenkins.xml"
     report = tmp_path / "report.json"
     done = subprocess.run(
-        ["java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", f"{CODENARC}/*:{CODENARC}/groovy/lib/*",
+        ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{CODENARC}/*:{CODENARC}/groovy/lib/*",
          "org.codenarc.CodeNarc", f"-basedir={tmp_path}", f"-includes=**/{JENKINS}",
          f"-rulesetfiles={rules}", f"-report=json:{report}"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert report.exists(), done.stdout + done.stderr
     found = {}
@@ -86,8 +89,8 @@ def test_the_jenkinsfile_passes_codenarc(tmp_path):
         for file in package.get("files", []):
             rules_broken = [one["ruleName"] for one in file["violations"]]
             found[package["path"]] = rules_broken
-    assert found.get("rule") == ["DuplicateImport"] or "DuplicateImport" in found.get("rule", [])
-    assert "good" not in found
+    assert found["good"] == []
+    assert "DuplicateImport" in found["rule"]
     unread = re.findall(r"(\w+)/Jenkinsfile", " ".join(
         line for line in (done.stdout + done.stderr).splitlines() if "Compilation failed" in line
     ))  # fmt: skip

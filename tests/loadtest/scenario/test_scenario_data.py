@@ -123,7 +123,7 @@ def test_a_capture_s_rare_rows_are_left_out(tmp_path, rows):
     path.write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"s\.capture"):
         read_rows(path)
-    with pytest.raises(DataError, match="no such file|No such file"):
+    with pytest.raises(DataError, match=r"none\.capture"):
         read_rows(tmp_path / "none.capture")
 
 

@@ -116,7 +116,8 @@ def test_a_load_that_cannot_be_run_ends_the_run(run, ground, error):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(SystemExit(130), 130), (SystemExit(143), 143), (KeyboardInterrupt(), 130)]
+    ("error", "status"),
+    [(SystemExit(130), 130), (SystemExit(143), 143), (KeyboardInterrupt(), 130)],
 )
 def test_an_interrupted_run_still_has_results(run, ground, error, status):
     ground.ends["attack square direct"] = error

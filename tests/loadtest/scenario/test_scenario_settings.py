@@ -216,9 +216,9 @@ def test_what_is_wrong_is_told_at_its_place(scenario, name):
     with pytest.raises(SettingsError) as caught:
         scenario(text)
     told = [(one.line, one.column, one.message) for one in caught.value.problems]
-    assert any(
-        (at, where) == (line, column) and words in message for at, where, message in told
-    ), told
+    assert any((at, where) == (line, column) and words in message for at, where, message in told), (
+        told
+    )
 
 
 def test_as_many_as_were_meant():
@@ -254,7 +254,7 @@ def test_overrides_by_number_and_by_name(scenario):
         "load.a.rate=50",
         "load.0.seconds=2",
         "attacks.square.tries=1",
-        "attacks.two.sides=[\"direct\"]",
+        'attacks.two.sides=["direct"]',
         "served.anew=false",
     )
     assert (read.seed, read.load[0].rate, read.load[0].seconds) == (3, 50, 2)

@@ -7,12 +7,14 @@ from http.client import HTTPResponse
 
 import numpy as np
 import pytest
-from spoken_stub import CLASSES, FEATURES, Stub, model, serving
+from authority import Authority
+from spoken_stub import CLASSES, FEATURES, Stub, answer_of, model, serving
 
 from loadtest.targets.base import Said
 from loadtest.targets.http_oracle import CONNECTIONS
 from loadtest.targets.open import Endpoint
 from loadtest.targets.settings import Target
+from proxy.http.tls import server_context
 
 TENSOR = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, FEATURES]}]}
 COLUMNS = {"columns": [{"name": f"c{i}"} for i in range(FEATURES)]}
@@ -143,19 +145,19 @@ def test_a_server_that_hangs_up_is_a_failure_and_no_exception(stub):
     assert len(stub.asked) == 1
 
 
+def serve_once(listener, answer):
+    """Answers one connection with these bytes, and closes it."""
+    with listener:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+
 def raw_server(answer):
-    """A server that answers every connection with these bytes, and closes it."""
+    """A server of one connection; its port and its thread."""
     listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve():
-        with listener:
-            for _ in range(1):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-
-    thread = threading.Thread(target=serve, daemon=True)
+    thread = threading.Thread(target=serve_once, args=(listener, answer), daemon=True)
     thread.start()
     return listener.getsockname()[1], thread
 
@@ -259,6 +261,36 @@ def test_a_side_lends_what_sends_bytes(stub):
         assert raw.source("client") == ""
         request = raw.request(ROW[None], "client")
     assert status_of(request, stub) == 200
+
+
+def test_a_firewall_is_asked_over_tls(tmp_path):
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("firewall")
+    with serving(Stub(), server_context(certificate, key)) as stub:
+        there = f"https://127.0.0.1:{stub.port}/v2/models/m"
+        keys = {"firewall": there, "firewall_tls": {"ca": authority.path}}
+        endpoint = Endpoint.open(Target.model_validate(keys))
+        with endpoint.oracle("firewall") as oracle:
+            assert oracle.ask(ROW, "client").said is Said.ANSWERED
+        strange = Endpoint.open(Target.model_validate({"firewall": there, "contract": TENSOR}))
+        with strange.oracle("firewall") as oracle:
+            reply = oracle.ask(ROW, "client")
+        assert (reply.said, "certificate" in reply.body) == (Said.FAILED, True)
+
+
+def test_a_unix_socket_will_do(tmp_path):
+    path = tmp_path / "s"
+    body = json.dumps(answer_of("/infer", model(ROW[None]))).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    thread = threading.Thread(target=serve_once, args=(listener, answer), daemon=True)
+    thread.start()
+    keys = {"direct": f"unix:{path}", "match": "/v2/models/m", "contract": TENSOR}
+    reply = ask(Endpoint.open(Target.model_validate(keys)))
+    thread.join(10)
+    assert reply.said is Said.ANSWERED
 
 
 def test_the_number_of_classes_is_learnt(stub):

@@ -61,6 +61,28 @@ def test_of_auto_one_protocol_is_chosen(configuration):
     assert places(target(**keys)).sides["firewall"].path == "/all/v2/models/m"
 
 
+def test_an_endpoint_is_asked_by_grpc_where_it_is_said(tmp_path):
+    pytest.importorskip("grpc")
+    path = tmp_path / "bartizan.yaml"
+    path.write_text(
+        "grpc: {listen: 127.0.0.1:8444}\nendpoints:\n"
+        "  - name: one\n    match: /v2/models/m\n    upstream: http://127.0.0.1:9001\n"
+        "    grpc: {upstream: grpc://127.0.0.1:9002}\n"
+    )
+    found = places(target(configuration=str(path), wire="grpc"))
+    assert [str(one.address) for one in found.sides.values()] == [
+        "127.0.0.1:9002",
+        "127.0.0.1:8444",
+    ]
+    assert {one.path for one in found.sides.values()} == {"/inference.GRPCInferenceService/m"}
+    assert all(one.rpc for one in found.sides.values())
+    assert not any(one.rpc for one in places(target(configuration=str(path))).sides.values())
+    other = places(target(configuration=str(path), wire="grpc", firewall="grpc://localhost:7000"))
+    assert other.sides["firewall"].path == "/inference.GRPCInferenceService/m"
+    with pytest.raises(ValueError, match="asked otherwise"):
+        places(target(configuration=str(path), wire="grpc", firewall="http://127.0.0.1:1/x"))
+
+
 def test_a_url_takes_the_place_of_what_is_configured(configuration):
     found = places(
         target(configuration=str(configuration), endpoint="one", firewall="http://localhost:7000")

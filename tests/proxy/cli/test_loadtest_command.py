@@ -12,6 +12,7 @@ from loadtest.scenario import conduct as conducting
 from loadtest.scenario.ground import GroundError, UnreachableError
 from loadtest.scenario.ledger import LedgerError
 from loadtest.scenario.opening import ScenarioError
+from proxy.cli import loadtest as module
 from proxy.cli import main
 
 RESULTS = Results(
@@ -73,7 +74,10 @@ def test_it_writes_a_report_and_shows_it(call, conducted, tmp_path):
     done = call("run", "t.yaml")
     assert done.exit_code == 0, done.output
     assert str(seen["folder"]) == "report" and seen["resume"] is False
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"results.json", "report.html"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "results.json",
+        "report.html",
+    }
     assert "square" in done.stdout and "written: report/report.html" in done.stderr
     assert seen["command"].startswith("bartizan ")
 
@@ -165,6 +169,13 @@ def test_shipped_scenarios_go_by_their_name_unless_a_file_is_there(call, tmp_pat
     assert call("validate", "../demo").exit_code == 3
 
 
+def test_without_the_extra_it_says_so(call, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    done = call("metrics")
+    assert done.exit_code == 1
+    assert "bartizan[loadtest]" in done.stderr
+
+
 def test_metrics_and_schema(call):
     assert "honest_refusals  (share, lower is better" in call("metrics").stdout
     assert json.loads(call("metrics", "--json").stdout)["ceiling_ratio"]["unit"] == "ratio"
@@ -200,5 +211,5 @@ def test_two_runs_are_compared(call, tmp_path):
     assert done.exit_code == 1 and "1 worse, 0 better" in done.stdout
     assert json.loads(call("compare", "a.json", "b.json", "--format", "json").stdout)
     call("compare", "a.json", "b.json", "--format", "markdown", "--out", "c.md")
-    assert "honest_refusals" in (tmp_path / "c.md").read_text()
+    assert "1 worse, 0 better" in (tmp_path / "c.md").read_text()
     assert call("compare", "a.json", "none.json").exit_code == 2

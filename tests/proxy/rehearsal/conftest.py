@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_models import classify, draw
 
-SEEN = 600
+SEEN = 400
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def fitted_bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rehearsed")
     paths = []
     for seed, kinds in ((1, ["mahalanobis"]), (2, ["mahalanobis", "knn"])):
-        rows, labels = draw(1500, seed)
+        rows, labels = draw(1000, seed)
         fitted = fit(
             rows,
             kinds=kinds,

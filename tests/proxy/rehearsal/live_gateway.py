@@ -175,6 +175,7 @@ class Live:
         digests = {name: bundle.digest for name, bundle in bundles.items()}
         digest = self.generation.digest
         self.audit.event("configured", configuration=digest, bundles=digests, **told)
+        self.generation.pipeline.rehearse(self.generation.pipeline.identify)
         for endpoint in self.generation.pipeline.endpoints:
             for binding in endpoint.bindings:
                 binding.pool = self.model

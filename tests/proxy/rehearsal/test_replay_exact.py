@@ -36,23 +36,6 @@ async def replayed(path):
     return fidelity, outcomes
 
 
-def test_honest_and_hostile(configuration):
-    path = configuration()
-
-    async def run():
-        async with serving(path, 1) as live:
-            rows, _ = draw(40, 7)
-            for row in rows:
-                await live.ask("10.0.0.1", body_of(row))
-                live.now += 1.0
-                await live.endpoint.clients.exchange()
-        return await replayed(path)
-
-    fidelity, outcomes = asyncio.run(run())
-    assert not fidelity.differences, fidelity.differences
-    assert fidelity.equal == 40
-
-
 async def storm(live, steps):
     """Whatever may come: honest clients, probing ones, what cannot be read, large requests beside
     small ones, a model that fails, clients that leave, bans, and a reload."""
@@ -114,7 +97,12 @@ async def storm(live, steps):
 
 
 LIMITS = {
-    "limits": {"rows_per_request": 400, "rows_per_second": 20, "burst_rows": 400, "rows_per_day": 4000},
+    "limits": {
+        "rows_per_request": 400,
+        "rows_per_second": 20,
+        "burst_rows": 400,
+        "rows_per_day": 4000,
+    },
     "subnet_limits": {"rows_per_second": 60, "burst_rows": 800},
 }
 CASES = {
@@ -127,20 +115,24 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("case", CASES)
-def test_a_replay_decides_as_was_decided(configuration, case, seed):
-    path = configuration(**CASES[case])
-
+def stormed(path, seed, steps):
     async def run():
         async with serving(path, seed) as live:
-            await storm(live, 150)
+            await storm(live, steps)
         return await replayed(path)
 
     fidelity, outcomes = asyncio.run(run())
     assert not fidelity.differences, fidelity.differences
-    assert fidelity.equal > 150
+    assert fidelity.equal > steps // 2
     assert set(fidelity.unplayed) <= {"it was refused before it was read"}
-    rules = {reason["rule"] for one in outcomes for reason in one.was["reasons"]}
-    assert {"BZ-120", "BZ-300", "BZ-500"} <= rules
-    assert not any(b"secret" in str(one.was).encode() for one in outcomes)
+    return {reason["rule"] for one in outcomes for reason in one.was["reasons"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_replay_decides_as_was_decided(configuration, case):
+    assert "BZ-400" in stormed(configuration(**CASES[case]), 1, 60)
+
+
+def test_in_a_long_storm_everything_happens(configuration):
+    rules = stormed(configuration(), 0, 200)
+    assert {"BZ-120", "BZ-131", "BZ-300", "BZ-400", "BZ-500", "BZ-510", "BZ-550"} <= rules
