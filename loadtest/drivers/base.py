@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from loadtest.evidence.results import Estimate
-from loadtest.targets.base import Oracle, Reply, Rows
+from loadtest.targets.base import Oracle, Reply, Rows, Said
 
 
 class Spent(Exception):  # noqa: N818 - how a try ends
@@ -92,15 +92,25 @@ class Asked(Oracle, Protocol):
 
     Attributes:
         queries: sent so far in this try.
+        raw: how bytes are sent to the same side, where the attack is upon the wire itself; None:
+            it is not asked over HTTP. See ``loadtest.drivers.abuse_wire.Raw``.
     """
 
     queries: int
+    raw: Any
 
     def ask(self, row: Rows, client: str, *, own: bool = True) -> Reply:
         """Asks about one row.
 
         Args:
             own: whether it belongs to the attack itself: neither warm-up nor padding.
+
+        Raises:
+            Spent: if the try's budget is used up.
+        """
+
+    def count(self, said: Said) -> None:
+        """Counts a query that was sent byte by byte, and what became of it.
 
         Raises:
             Spent: if the try's budget is used up.

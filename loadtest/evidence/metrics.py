@@ -157,9 +157,7 @@ METRICS: Final[Mapping[str, Metric]] = {
 KEPT_UP: Final = 0.01
 """The share of a load that the generator may send late, or not at all, and still be believed."""
 
-GENERATOR: Final = {
-    name: f"<= {KEPT_UP:.0%} measured".replace("%", " %") for name in ("late", "dropped")
-}
+GENERATOR: Final = dict.fromkeys(("late", "dropped"), f"<= {KEPT_UP:g} measured")
 """What holds by default of every load whose latency is judged: else its latency is void."""
 
 

@@ -46,8 +46,9 @@ class Table:
 
 
 _ROUNDS = (
-    "Direct and firewall: over all rounds. Added: the median over rounds of the difference within a round, and between which rounds it "
-    "lies; with fewer than six rounds that is all of them, and less than 95 %."
+    "Direct and firewall: over all rounds. Added: the median over rounds of the difference within "
+    "a round, and between which rounds it lies; with fewer than six rounds that is all of them, and "
+    "less than 95 %."
 )
 _WORST = "Intervals are Wilson's, 95 %."
 
@@ -333,15 +334,15 @@ def about(results: Results) -> Table:
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader must know: the run's own notes, and loads whose latency is not to be trusted."""
+    """What a reader must know: the run's own notes, and where the generator did not keep up."""
     found = [figures.printable(note) for note in results.notes]
     for metric, what in (("late", "sent late"), ("dropped", "never sent")):
-        for one in METRICS[metric].measure(results, ""):
-            if one.estimate and one.estimate.value > KEPT_UP:
-                found.append(
-                    f"{figures.printable(one.of)}: {figures.percent(one.estimate.value)} of its requests "
-                    f"were {what}: what is said of its latency is not to be trusted."
-                )
+        found += [
+            f"{figures.printable(one.of)}: {figures.percent(one.estimate.value)} of its requests "
+            f"were {what}: what is said of its latency is not to be trusted."
+            for one in METRICS[metric].measure(results, "")
+            if one.estimate and one.estimate.value > KEPT_UP
+        ]
     return found
 
 

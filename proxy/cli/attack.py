@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from proxy.cli.attack_target import EXIT_CONFIGURATION, end_with, plain, target_of, write_keys
 from proxy.settings.problems import SettingsError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
-EXIT_CONFIGURATION: Final = 3
 EXIT_UNREACHABLE: Final = 4
 EXIT_INTERRUPTED: Final = 130
 
@@ -38,7 +37,7 @@ def _pairs(_context: click.Context, _option: click.Parameter, values: tuple[str,
         name, equals, value = text.partition("=")
         if not name or not equals:
             raise click.BadParameter(f"{text!r}: expected NAME=VALUE")
-        made[name.replace("-", "_")] = _json(value)
+        made[name.replace("-", "_")] = plain(value)
     return made
 
 
@@ -92,9 +91,7 @@ def _image(_context: click.Context, _option: click.Parameter, value: str | None)
 @click.option("--accounts", type=click.IntRange(1), default=1, show_default=True, help="A try's.")
 @click.option("--keys", type=_FILE, help="The attacker's API keys, NAME:KEY a line.")
 @click.option("--client-header", "header", help="The header that carries the key or the name.")
-@click.option(
-    "--write-keys", type=_NEW, help="Write the firewall's list of keys, and end."
-)
+@click.option("--write-keys", type=_NEW, help="Write the firewall's list of keys, and end.")
 @click.option("--audit", type=_FILE, help="The firewall's audit log; else as configured.")
 @click.option("--journal", type=_NEW, help="Keeps the answers, so that a broken run goes on.")
 @click.option("--resume", is_flag=True, help="Go on where the journal ends.")
@@ -127,10 +124,10 @@ def attack(driver: str | None, **given: Any) -> None:
         _list(given["as_json"])
         return
     if given["write_keys"] is not None:
-        _write_keys(given)
+        write_keys(given)
         return
     chosen = _driver(driver)
-    target = _target(given)
+    target = target_of(given)
     if given["data"] is None:
         raise click.UsageError("name the attacker's own rows: --data")
     if given["resume"] and given["journal"] is None:
@@ -170,11 +167,11 @@ def _carried_out(driver: Driver, target: Target, given: Mapping[str, Any]) -> li
         means = dataclasses.replace(means, accounts=endpoint.clients)
         check(driver, means)
     except (SettingsError, DataError) as error:
-        _end(str(error), EXIT_CONFIGURATION)
+        end_with(str(error), EXIT_CONFIGURATION)
     except Unreachable as error:
-        _end(f"unreachable: {error}", EXIT_UNREACHABLE)
+        end_with(f"unreachable: {error}", EXIT_UNREACHABLE)
     except (ValueError, OSError) as error:
-        _end(str(error), EXIT_CONFIGURATION)
+        end_with(str(error), EXIT_CONFIGURATION)
     wanted = given["side"]
     sides = [side for side in endpoint.sides if wanted in {None, "both", side}]
     missing = {"both": 2, None: 1}.get(wanted, 1) - len(sides)
@@ -200,7 +197,7 @@ def _one(
     from loadtest.targets.open import reachable  # noqa: PLC0415
 
     if not reachable(endpoint, side):
-        _end(f"unreachable: nobody answers at {endpoint.place(side).address}", EXIT_UNREACHABLE)
+        end_with(f"unreachable: nobody answers at {endpoint.place(side).address}", EXIT_UNREACHABLE)
     journal: Path | None = given["journal"]
     if journal is not None and several:
         journal = journal.with_name(f"{journal.name}.{side}")
@@ -227,9 +224,9 @@ def _one(
             )
         except KeyboardInterrupt:
             hint = "" if journal is None else f"; {journal} and --resume go on with it"
-            _end(f"interrupted{hint}", EXIT_INTERRUPTED)
+            end_with(f"interrupted{hint}", EXIT_INTERRUPTED)
         except (ValueError, OSError) as error:
-            _end(str(error), EXIT_CONFIGURATION)
+            end_with(str(error), EXIT_CONFIGURATION)
 
 
 def _means(given: Mapping[str, Any]) -> tuple[int, Means]:
@@ -278,65 +275,6 @@ def _classes(given: Mapping[str, Any], means: Means) -> int | None:
     return None if means.labels is None else max(2, int(means.labels.max()) + 1)
 
 
-def _target(given: Mapping[str, Any]) -> Target:
-    """What is attacked: a file, or the options."""
-    from pydantic import ValidationError  # noqa: PLC0415 - slow, and not always needed
-
-    from loadtest.targets.settings import Target  # noqa: PLC0415
-    from proxy.settings.load import load_as  # noqa: PLC0415
-
-    keys = ("firewall", "direct", "configuration", "endpoint", "wire", "example")
-    values: dict[str, Any] = {key: given[key] for key in keys if given[key] is not None}
-    values |= {key: _json(given[key]) for key in ("protocol", "contract") if given[key]}
-    if given["binary"]:
-        values["binary"] = True
-    if given["target"] is not None:
-        if values or given["by"] != "none":
-            raise click.UsageError("--target says all of it: leave the other options out")
-        try:
-            return load_as(Target, given["target"])
-        except SettingsError as error:
-            _end(str(error), EXIT_CONFIGURATION)
-    if not any(key in values for key in ("firewall", "direct", "configuration")):
-        raise click.UsageError("name what is attacked: --url, --configuration or --target")
-    values["timeout_seconds"] = given["timeout"]
-    values["authorised_hosts"] = given["authorised"]
-    values["clients"] = _clients(given)
-    try:
-        return Target.model_validate(values)
-    except ValidationError as error:
-        raise click.UsageError(_words(error)) from None
-
-
-def _clients(given: Mapping[str, Any]) -> dict[str, Any]:
-    clients: dict[str, Any] = {"by": given["by"]}
-    if given["by"] != "none":
-        clients["count"] = given["tries"] * given["accounts"]
-    for key in ("keys", "header"):
-        if given[key] is not None:
-            clients[key] = given[key]
-    return clients
-
-
-def _write_keys(given: Mapping[str, Any]) -> None:
-    """Writes the list of the invented keys, by which the firewall is to know them."""
-    from pydantic import ValidationError  # noqa: PLC0415 - slow, and not always needed
-
-    from loadtest.targets.clients import Clients, api_keys, listing  # noqa: PLC0415
-
-    try:
-        clients = Clients.model_validate({**_clients(given), "by": "api_key"})
-        if "count" not in clients.model_fields_set:
-            clients = clients.model_copy(update={"count": given["tries"] * given["accounts"]})
-        text = listing(api_keys(clients))
-        given["write_keys"].write_text(text)
-    except ValidationError as error:
-        raise click.UsageError(_words(error)) from None
-    except (SettingsError, ValueError, OSError) as error:
-        _end(str(error), EXIT_CONFIGURATION)
-    click.echo(f"{text.count(chr(10))} keys: client.api_keys of the firewall names the file")
-
-
 def _driver(name: str | None) -> Driver:
     from difflib import get_close_matches  # noqa: PLC0415 - for this alone
 
@@ -355,7 +293,9 @@ def _imported(make: Callable[[], Driver], name: str) -> Driver:
     try:
         return make()
     except ImportError as error:
-        _end(f"{name} needs an extra: pip install bartizan[attacks] ({error})", EXIT_CONFIGURATION)
+        end_with(
+            f"{name} needs an extra: pip install bartizan[attacks] ({error})", EXIT_CONFIGURATION
+        )
 
 
 def _list(as_json: bool) -> None:
@@ -373,29 +313,3 @@ def _list(as_json: bool) -> None:
     from proxy.cli.attack_report import show_drivers  # noqa: PLC0415 - as above
 
     show_drivers(drivers)
-
-
-def _json(text: str) -> Any:
-    """JSON, or the text itself where it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _words(error: Any) -> str:
-    """What pydantic found, in lines of our own."""
-    lines = []
-    for one in error.errors(include_url=False, include_input=False):
-        faults = one.get("ctx", {}).get("faults")
-        if faults:
-            lines += [": ".join([*map(str, place), words]) for place, words in faults]
-        else:
-            place = ".".join(map(str, one["loc"]))
-            lines.append(f"{place}: {one['msg'].removeprefix('Value error, ')}")
-    return "; ".join(lines)
-
-
-def _end(message: str, status: int) -> NoReturn:
-    click.echo(f"bartizan: {message}", err=True)
-    sys.exit(status)

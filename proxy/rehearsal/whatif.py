@@ -81,7 +81,13 @@ async def _play(
         player = Player(Stage(with_pseudonyms(settings, names), bundles), tell)
         await player.begin(configured=not life.whole)
         for moment, record in life.records():
-            await player.play(moment, record)
+            try:
+                await player.play(moment, record)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                # What is decided about has its own faults: this one is the record's.
+                raise Incomplete(
+                    f"record {record.get('seq')} cannot be replayed: {error!r}"
+                ) from error
         await player.end()
     return perf_counter() - begun
 

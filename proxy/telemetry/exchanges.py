@@ -72,8 +72,8 @@ class EndpointMetrics:
         refusals: by the rule that decided and whether the client saw it.
         faults, failed_open: by the rule of the fault.
         alarms: exchanges during which a pattern's evidence passed its threshold, by rule.
-        sheds: requests that were shed as soon as their head was read, by rule. They are no exchanges:
-            nothing else counts them.
+        sheds: requests that were shed as soon as their head was read, by rule. They are no
+            exchanges: nothing else counts them.
         statuses: exchanges by the hundreds of their status; 0: the client left before.
         rows, scored_rows, flagged_rows: rows understood, scored, and past the threshold.
         judged_rows, disagreeing_rows: rows judged with their answers, and past the threshold then.

@@ -238,7 +238,10 @@ LOOP_QUEUE_SECONDS: Final = _family(
 )
 CONNECTIONS: Final = _family("connections", "gauge", "Open client connections.", over_workers="sum")
 SHED: Final = _family(
-    "connections_shed", "counter", "Client connections closed at accept, beyond the limit."
+    "connections_shed",
+    "counter",
+    "Client connections closed at accept: beyond the limit, or more than an overloaded process has "
+    "time for.",
 )
 CALLS: Final = _family(
     "grpc_calls",

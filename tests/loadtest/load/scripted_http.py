@@ -46,6 +46,7 @@ class Scripted(asyncio.Protocol):
 
     def data_received(self, data):
         self.server.received.append(data)
+        self.server.askers.add(self)
         self.server.asked.set()
         self.play(next(self.server.script))
 
@@ -76,6 +77,7 @@ class Server:
         self.script = iter(script)
         self.received = []
         self.peers = []
+        self.askers = set()
         self.connections = 0
         self.open = set()
         self.asked = asyncio.Event()

@@ -64,6 +64,12 @@ def test_every_request_is_sent_by_one_process_in_its_turn(processes, which):
         assert sum(one.groups[number].queue for one in shares) == plan.queue
 
 
+def test_every_part_is_dealt_out_to_all_processes():
+    plan = plan_of(ADDRESS, np.arange(8), [0, 1] * 4, processes=2, connections=2)
+    for number in range(2):
+        assert share.share_of(plan, number).which.tolist() == [0, 1, 0, 1]
+
+
 def test_a_share_comes_back_from_its_folder(tmp_path):
     calls = [((("a", "b"),), b"one"), ((), b"")]
     parts = [Part("p", "honest", pool(3), first=2), Part("q", "hostile", calls, sources=())]

@@ -257,6 +257,13 @@ async def test_sources_are_taken_in_turn():
     assert sorted(host for host, _ in server.peers) == sorted(sources * 2)
 
 
+async def test_connections_are_taken_in_turn():
+    async with serving(forever(OK)) as server:
+        (one,) = await sent(plan_of(server.address, [0.0, 0.005, 0.01, 0.015], connections=4))
+    assert one.good == 4
+    assert len(server.askers) == 4
+
+
 async def test_unix_sockets(tmp_path):
     async with serving(forever(OK), unix=str(tmp_path / "s")) as server:
         (one,) = await sent(plan_of(server.address, [0.0] * 3))

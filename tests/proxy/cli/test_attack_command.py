@@ -1,6 +1,7 @@
 """``bartizan attack``, from its options to its exit status."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,11 @@ def test_both_sides_are_attacked_and_tell_clients_apart(stub, data):
     assert [one["side"] for one in told] == ["direct", "firewall"]
     keys = {headers.get("x-api-key") for _, headers, _, _ in stub.asked[before:]}
     assert None not in keys
+    path = data[1].replace("rows.npy", "keys")
+    Path(path).write_text("ada:a-key\n")
+    before = len(stub.asked)
+    assert quick(stub, data, "--client", "api_key", "--keys", path, "--tries", 3).exit_code == 0
+    assert {headers["x-api-key"] for _, headers, _, _ in stub.asked[before:]} == {"a-key"}
     assert len(json.loads(quick(stub, data, *words, "--side", "firewall").stdout)) == 1
 
 
