@@ -171,7 +171,7 @@ def resized(picture: Doubles, shape: tuple[int, int]) -> Doubles:
 
 
 def _stretched(picture: Doubles) -> Doubles:
-    low, high = picture.min(), picture.max()
+    low, high = float(picture.min()), float(picture.max())
     return (picture - low) / (high - low if high > low else 1.0)
 
 

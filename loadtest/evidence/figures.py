@@ -62,6 +62,8 @@ def number(value: float | None) -> str:
 def _digits(value: float) -> str:
     if abs(value) < 1e-9:  # what is left of a sum of floats that is nothing
         return "0"
+    if not math.isfinite(value):
+        return NONE
     whole = math.floor(math.log10(abs(value))) + 1
     return f"{value:.{min(6, max(0, 3 - whole))}f}"
 

@@ -187,8 +187,10 @@ def _faults(results: Results) -> Iterator[str]:
         tables = (load.statuses, load.said, load.errors, load.rules)
         if min((*counts, *(n for table in tables for n in table.values()))) < 0:
             yield f"{place}: a count is negative"
-        if load.late > load.sent or load.sent > load.offered or load.good > load.sent:
-            yield f"{place}: more late or good than sent, or more sent than offered"
+        if load.late > load.sent or load.good > load.sent:
+            yield f"{place}: more late or good than sent"
+        if load.sent + load.dropped > load.offered:
+            yield f"{place}: more sent and dropped than offered"
         if sum(load.said.values()) + sum(load.errors.values()) > load.sent:
             yield f"{place}: more replies and errors than were sent"
     for i, attack in enumerate(results.attacks):

@@ -47,8 +47,8 @@ class Table:
 
 _ROUNDS = (
     "Direct and firewall: over all rounds. Added: the median over rounds of the difference within "
-    "a round, and between which rounds it lies; with fewer than six rounds that is all of them, and "
-    "less than 95 %."
+    "a round, and between which rounds it lies; with fewer than six rounds that is all of them, "
+    "and less than 95 %."
 )
 _WORST = "Intervals are Wilson's, 95 %."
 

@@ -125,18 +125,30 @@ def _override(document: Document, text: str) -> None:
         raise OverrideError(f"--set {text}: expected KEY=VALUE, as in load.0.rate=50")
     *above, last = key.split(".")
     holder: Any = document.value
-    place: tuple[str | int, ...] = ()
+    place: Place = ()
     for step in above:
         name = _step(holder, step, key)
-        holder = holder.setdefault(name, {}) if isinstance(holder, dict) else holder[name]
         place = (*place, name)
+        if isinstance(holder, dict) and name not in holder:
+            holder[name] = {}
+            _written(document, place)
+        holder = holder[name]
     name = _step(holder, last, key)
+    place = (*place, name)
     holder[name] = _value(value, key)
-    document.substituted.discard((*place, name))
+    _written(document, place)
+    document.substituted.discard(place)
+
+
+def _written(document: Document, place: Place) -> None:
+    """Has what is wrong with a key be told where the file comes nearest to it."""
+    _, position = document.find(place)
+    document.values.setdefault(place, position)
+    document.keys.setdefault(place, position)
 
 
 def _step(holder: Any, step: str, key: str) -> str | int:
-    if isinstance(holder, dict):
+    if isinstance(holder, dict) and step:
         return step
     if not isinstance(holder, list):
         raise OverrideError(f"--set {key}: nothing stands below {step!r}")

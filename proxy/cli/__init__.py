@@ -19,7 +19,7 @@ _COMMANDS: Final = {
     "clients": ("proxy.cli.clients", "See which clients are suspected; forgive or ban them."),
     "explain": ("proxy.cli.explain", "Explain why an exchange was refused or shaped."),
     "record": ("proxy.cli.record", "Record a sample of live traffic, to fit a bundle from."),
-    "loadtest": ("proxy.cli.loadtest", "Load a model and attack it, with and without the firewall."),
+    "loadtest": ("proxy.cli.loadtest", "Load and attack a model, with and without the firewall."),
     "attack": ("proxy.cli.attack", "Attack a model, with and without the firewall."),
     "replay": ("proxy.cli.replay", "Decide anew about what was recorded, as it was or otherwise."),
     "promote": ("proxy.cli.promote", "Move an endpoint from monitor to enforce, with evidence."),

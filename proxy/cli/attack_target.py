@@ -58,14 +58,14 @@ def _clients(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_keys(given: Mapping[str, Any]) -> None:
-    """Writes the list of the invented keys, by which the firewall is to know them."""
+    """Writes the list of the attackers' keys, by which the firewall is to know them."""
     from pydantic import ValidationError  # noqa: PLC0415 - slow, and not always needed
 
     from loadtest.targets.clients import Clients, api_keys, listing  # noqa: PLC0415
 
     try:
         clients = Clients.model_validate({**_clients(given), "by": "api_key"})
-        if "count" not in clients.model_fields_set:
+        if clients.keys is None and given["by"] == "none":
             clients = clients.model_copy(update={"count": given["tries"] * given["accounts"]})
         text = listing(api_keys(clients))
         given["write_keys"].write_text(text)

@@ -205,6 +205,7 @@ def test_figures():
     assert figures.share(Share(0, 3)).startswith("0/3: 0 % (0 % to")
     assert figures.estimate(Estimate(0.5, 0.5, 0.5), "ratio") == "0.500"
     assert figures.number(float("inf")) == "never"
+    assert figures.percent(1e308) == "-"
     assert figures.printable("a\x1b[0m\n" + "x" * 500, 20) == "a\\u001b[0m xxxxxxxx…"
     assert len(figures.printable("\x00" * 10**6)) <= 400
 

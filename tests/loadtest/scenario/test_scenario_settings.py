@@ -262,12 +262,16 @@ def test_overrides_by_number_and_by_name(scenario):
     assert read.served.anew is False
     with pytest.raises(SettingsError, match="greater than 0"):
         scenario(text, "load.a.rate=0")
-    with pytest.raises(SettingsError, match="unknown key"):
+    with pytest.raises(SettingsError, match=r"4:5: error: unknown key load\[0\]\.speed"):
         scenario(text, "load.a.speed=1")
+    for override in ("sede=1", "sede.x=1"):
+        with pytest.raises(SettingsError, match="unknown key sede; did you mean 'seed'"):
+            scenario(text, override)
 
 
 @pytest.mark.parametrize(
-    "override", ["seed", "=1", "load.b.rate=1", "load.7.rate=1", "name.x=1", "load.a.mix=[1"]
+    "override",
+    ["seed", "=1", "load.b.rate=1", "load.7.rate=1", "name.x=1", "load.a.mix=[1", ".=1", "a..b=1"],
 )
 def test_overrides_that_lead_nowhere(scenario, override):
     with pytest.raises(OverrideError):
