@@ -137,7 +137,6 @@ def measure(options: argparse.Namespace, program: str, folder: Path) -> list[Sam
                     time.sleep(_SETTLE)
                     held = _held(where[1])
                     during = _load(plan, rate, seconds, round_)
-                    slow.check()
                 finally:
                     slow.stop()
                 process.check()

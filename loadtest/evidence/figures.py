@@ -45,7 +45,9 @@ def seconds(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """``0.37 %``."""
-    return NONE if value is None else f"{_digits(value * 100)} %"
+    if value is None or not math.isfinite(value * 100):
+        return NONE
+    return f"{_digits(value * 100)} %"
 
 
 def number(value: float | None) -> str:

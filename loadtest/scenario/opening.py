@@ -109,7 +109,7 @@ def _served(
 
 def _demonstrated(stage: Stage, seed: int) -> Material:
     """The demonstration's rows. A stolen model is judged by rows that the firewall was calibrated
-    with: they are asked of the model server alone."""
+    with; only membership inference asks them of the firewall."""
     return shared(
         stage.images,
         seed,

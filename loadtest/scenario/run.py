@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from loadtest.evidence.results import AttackResult, LoadResult
 from loadtest.load.plan import LoadError, Progress
@@ -17,7 +17,9 @@ from loadtest.scenario.load_settings import Load
 from loadtest.scenario.settings import Scenario
 from loadtest.scenario.steps import AttackStep, LoadStep, Step, steps
 
-INTERRUPTED = "interrupted before it was done: what is here is what was found until then"
+_APART: Final = 10_000
+
+INTERRUPTED: Final = "interrupted before it was done: what is here is what was found until then"
 
 
 class Watch(Protocol):
@@ -173,6 +175,8 @@ class Run:
             return
         enough, given_up = threading.Event(), threading.Event()
         attacked = step.attack.title
+        # Other honest rows beside each attack: what is sent hangs on the number of the round.
+        first = _APART * (1 + self._scenario.attacks.index(step.attack))
 
         def progress(told: Progress) -> None:
             if given_up.is_set():
@@ -183,8 +187,9 @@ class Run:
             try:
                 for turn in itertools.count():
                     begun = self.seconds
-                    found = self._ground.load(load, "firewall", turn, progress)
-                    loads.extend(replace(one, begun=begun, beside=attacked) for one in found)
+                    found = self._ground.load(load, "firewall", first + turn, progress)
+                    known: dict[str, Any] = {"round": turn, "begun": begun, "beside": attacked}
+                    loads.extend(replace(one, **known) for one in found)
                     if enough.is_set():
                         return
             except _Stopped:

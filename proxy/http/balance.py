@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 Candidate = TypeVar("Candidate", bound="Standing")
 
 _BURST: Final = 5.0  # times as long as the server takes without load
+_LAGS: Final = 4  # turns of our own loop
 _LEAST_BURST: Final = 0.1
-_LEAST_STANDING: Final = 0.005
+_LEAST_STANDING: Final = 0.02
 
 
 class Freed(Protocol):
@@ -215,7 +216,8 @@ def bounds(limits: PoolLimits, upstreams: Sequence[Standing]) -> tuple[float, fl
     as long as the quickest server takes without load, within what is configured.
     """
     base = min(upstream.concurrency.baseline for upstream in upstreams)
+    ours = _LAGS * upstreams[0].concurrency.lag
     return (
-        min(limits.queue_seconds, max(_LEAST_BURST, _BURST * base)),
-        min(limits.queue_target_seconds, max(_LEAST_STANDING, base)),
+        min(limits.queue_seconds, max(_LEAST_BURST, _BURST * base) + ours),
+        min(limits.queue_target_seconds, max(_LEAST_STANDING, base) + ours),
     )

@@ -15,8 +15,11 @@ _LEAST: Final = 4
 _QUIET: Final = 2
 """A request that is one of so many meets no queue of our making."""
 _SLACK: Final = 0.005
-"""Seconds beyond the baseline that never count as queueing: our own loop takes some of them."""
+_LAGS: Final = 3
+"""Seconds beyond the baseline that never count as queueing, and so many turns of our own loop: an
+answer waits for one, and so do the requests that go out with it."""
 _SAMPLES: Final = 16
+_WINDOW: Final = 0.1  # seconds, at least: one turn of our own loop is none
 _WEIGHT: Final = 0.1  # of one quiet sample in a baseline
 _HARDEST: Final = 0.3  # the most that one window takes off
 _PROBE_AFTER: Final = 30.0  # seconds under pressure without a quiet sample
@@ -31,7 +34,7 @@ class Concurrency:
     What a request costs depends on its rows. Samples are compared with the baseline of requests of
     about their size (of the same power of two), so that a change of the mix is no change of speed.
 
-    After ``_SAMPLES`` answers, and no sooner than one of them takes::
+    After ``_SAMPLES`` answers, and no sooner than one of them, and a tenth of a second, takes::
 
         slowdown = sum of latencies / sum of their baselines
         limit    = limit * min(1, (tolerance * baselines + slack) / latencies) + sqrt(limit)
@@ -47,13 +50,14 @@ class Concurrency:
 
     Attributes:
         limit: how many may be under way now.
+        lag: seconds that a turn of our own loop takes of late.
         baseline: seconds that the latest requests would have taken without load, on average;
             infinity before it is known.
     """
 
     __slots__ = (
         "_answers", "_base", "_begun", "_expected", "_level", "_most", "_probed_until", "_probing",
-        "_quiet_at", "_taken", "_tight", "_tolerance", "baseline", "limit",
+        "_quiet_at", "_taken", "_tight", "_tolerance", "baseline", "lag", "limit",
     )  # fmt: skip
 
     def __init__(self, most: int, tolerance: float = 2.0) -> None:
@@ -62,6 +66,7 @@ class Concurrency:
         self._level = float(most)
         self._base: dict[int, float] = {}  # seconds without load, by the size's bit length
         self.baseline = math.inf
+        self.lag = 0.0
         self._quiet_at = 0.0  # clock of the last quiet sample
         self._probing = 0  # quiet samples still wanted
         self._probed_until = 0.0
@@ -96,7 +101,7 @@ class Concurrency:
         self._taken += seconds
         self._expected += base
         self._answers += 1
-        if self._answers >= _SAMPLES and now - self._begun > seconds:
+        if self._answers >= _SAMPLES and now - self._begun > max(seconds, _WINDOW):
             self._judge(now)
 
     def missed(self, seconds: float, size: int, now: float) -> None:
@@ -124,7 +129,7 @@ class Concurrency:
             for kind in self._base:
                 self._base[kind] *= taken / expected
         self.baseline = min(taken, expected) / count
-        allowed = self._tolerance * expected + count * _SLACK
+        allowed = self._tolerance * expected + count * (_SLACK + _LAGS * self.lag)
         level = self._level
         gradient = max(_HARDEST, min(1.0, allowed / taken)) if taken else 1.0
         target = level * gradient + math.sqrt(level)

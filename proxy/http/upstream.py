@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from proxy.decision import Permit
 from proxy.http.address import Address
@@ -23,6 +23,9 @@ from proxy.rules import UPSTREAM_QUEUE, UPSTREAM_UNREACHABLE, Refusal
 __all__ = ["Address", "AddressState", "Pool", "PoolLimits", "PoolState", "Response"]
 
 Dial: TypeAlias = Callable[[Address, Callable[[], ClientConnection]], Awaitable[ClientConnection]]
+
+_TIMERS: Final = 0.002  # seconds by which a timer is late on an idle loop
+_FADES: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class Pool:
         self._queue_timeouts = 0
         self._openings: set[_Opening] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = self._lag = 0.0  # of the next sweep, on the loop's clock; how late they are
         self._now = clock()  # of the last sweep
         self._closing = self._closed = False
 
@@ -279,6 +283,7 @@ class Pool:
         """Opens a connection, in a task: should the client leave meanwhile, others will use it."""
         loop = asyncio.get_running_loop()
         if self._timer is None:
+            self._due = loop.time() + self._limits.sweep_seconds
             self._timer = loop.call_later(self._limits.sweep_seconds, self._tick, loop)
         opening = _Opening(self._clock())
         opening.task = task = loop.create_task(self._opened(upstream, opening))
@@ -414,6 +419,13 @@ class Pool:
         place.waiter.fail(_turned_away())
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        # How late this is tells how long turns of the loop are: what they add to the time that an
+        # upstream seems to take is not its fault.
+        now = loop.time()
+        self._lag = max(0.0, now - self._due - _TIMERS, _FADES * self._lag)
+        for upstream in self._balance.upstreams:
+            upstream.concurrency.lag = self._lag
+        self._due = now + self._limits.sweep_seconds
         self._timer = loop.call_later(self._limits.sweep_seconds, self._tick, loop)
         self.sweep()
 

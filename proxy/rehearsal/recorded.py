@@ -153,6 +153,12 @@ class _Reader:
         link, self._link = self._link, Link(record["seq"], digest(line[:-1]))
         if link is not None and (record["seq"], record["prev"]) != (link.seq + 1, link.hash):
             self._broken(f"{path.name}:{number}: it does not follow record {link.seq}")
+        try:
+            self._add(record, path, offset)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._broken(f"{path.name}:{number}: this is no record of ours: {error!r}")
+
+    def _add(self, record: dict[str, Any], path: Path, offset: int) -> None:
         kind = record.get("type")
         if kind == "started":
             self.lives.append(Life(self._chain, whole=True))

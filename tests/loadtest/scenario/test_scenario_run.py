@@ -199,7 +199,7 @@ def test_a_load_runs_beside_an_attack_for_as_long_as_it_takes(run, ground):
     third = threading.Event()
 
     def during(load, turn, progress):
-        if turn >= 2:
+        if turn >= 10_002:
             third.set()
 
     def slow(attack, side, journal, progress):
@@ -217,6 +217,8 @@ def test_a_load_runs_beside_an_attack_for_as_long_as_it_takes(run, ground):
     assert {(load.name, load.side, load.beside) for load in beside} == {("a", "firewall", "square")}
     assert [load.round for load in beside] == list(range(len(beside)))
     assert len(results.loads) - len(beside) == 2
+    # The rows of a round hang on its number: beside another attack they are others.
+    assert "load a firewall 10000" in ground.did
 
 
 def test_a_load_beside_that_fails_is_noted(run, ground):

@@ -293,7 +293,7 @@ async def test_whoever_would_wait_too_long_is_told_at_once():
     world = World(pool_limits=PoolLimits(connections=4))
     (upstream,) = world.pool._balance.upstreams
     upstream.concurrency = SimpleNamespace(
-        limit=4, baseline=0.02, held=lambda: None, answered=lambda *sample: None
+        limit=4, baseline=0.02, lag=0.0, held=lambda: None, answered=lambda *sample: None
     )
     await flooded(world, 6)
     for _ in range(40):

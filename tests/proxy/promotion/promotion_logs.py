@@ -44,7 +44,7 @@ class Log:
     def __init__(self, path, settings, *, bundle="", workers=0):
         self.path = path
         self._file = AuditFile(path, keep=5)
-        self._link, self._data = Link(), b""
+        self._link, self._lines = Link(), []
         self._bundle = bundle
         self.add("started", NOW - timedelta(days=9), workers=workers)
         self.configured(settings, NOW - timedelta(days=9))
@@ -59,7 +59,7 @@ class Log:
         time = at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         line = orjson.dumps({**values, "time": time, **fields})
         self._link = Link(values["seq"], hash_of(line))
-        self._data += line + b"\n"
+        self._lines.append(line + b"\n")
 
     def exchange(self, at, client, *rules, endpoint="digits", **fields):
         told = {
@@ -84,7 +84,7 @@ class Log:
             self.exchange(at, CLIENTS[number % clients], **fields)
 
     def close(self):
-        self._file.write(self._data, self._link)
+        self._file.write(b"".join(self._lines), self._link)
         self._file.close()
 
 

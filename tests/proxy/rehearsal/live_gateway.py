@@ -127,12 +127,14 @@ class Live:
     def __init__(self, path, random, executor, audit=None):
         self.settings = load(path, environment={})
         self.random, self.now = random, float(random.uniform(1e3, 1e5))
-        self.model = Server(random)
+        # Of their own: how threads and turns come must not change what is asked.
+        self._jitter, own = random.spawn(2)
+        self.model = Server(own)
         self._executor = executor
         self._ids = iter(range(10**9))
 
     def clock(self):
-        self.now += float(self.random.exponential(3e-6))
+        self.now += float(self._jitter.exponential(3e-6))  # in threads, too
         return self.now
 
     def wall(self):

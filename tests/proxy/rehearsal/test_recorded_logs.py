@@ -3,7 +3,9 @@ takes."""
 
 import asyncio
 import json
+from collections import Counter
 
+import numpy as np
 import pytest
 from live_gateway import body_of, serving
 from small_models import draw
@@ -96,6 +98,29 @@ def test_without_what_a_replay_takes_it_is_said_which_key_to_set(configuration):
     log = recorded(path)
     with pytest.raises(Incomplete, match=r"audit: \{replay: true\}"):
         replayed(path, log)
+
+
+def test_whatever_is_in_a_log_is_replayed_or_refused_in_words(configuration):
+    path = configuration()
+    log = recorded(path, 12)
+    whole = log.read_bytes()
+    random = np.random.default_rng(6)
+    words = [b"null", b"7", b'"x"', b"[]", b"{}", b"", b'"', b"-1e9", b"true"]
+    ended = Counter()
+    for _ in range(12):
+        at = int(random.integers(0, len(whole)))
+        gone = int(random.integers(0, 30))
+        colon = whole.find(b":", at)  # a value in place of another, mostly
+        at = colon + 1 if colon > 0 and random.integers(0, 3) else at
+        new = words[int(random.integers(0, len(words)))]
+        end = next((i for i in range(at, len(whole)) if whole[i] in b",}"), at + gone)
+        log.write_bytes(whole[:at] + new + whole[end:])
+        try:
+            ended[replayed(path, log)["ok"]] += 1
+        except Incomplete:
+            ended["incomplete"] += 1
+    assert ended.total() == 12
+    assert ended[True] <= 2  # but for what stands in the last record
 
 
 def test_an_empty_log_holds_no_exchange(configuration):

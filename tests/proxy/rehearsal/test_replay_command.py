@@ -36,7 +36,7 @@ def test_equal_decisions_end_well(replay):
 def test_what_would_change_is_told_by_rule_and_client(replay, fitted_bundles):
     done = replay("--bundle", str(fitted_bundles[1]), "--set", "endpoints.m.on_outlier=allow")
     assert done.exit_code == 0, done.output
-    for words in ("newly refused: ", "newly passed: ", "By rule", "BZ-300", "would have asked"):
+    for words in ("newly refused: ", "newly passed: ", "By rule", "BZ-", "would have asked"):
         assert words in done.output
 
 
