@@ -7,9 +7,10 @@ import contextlib
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
 from functools import partial
+from typing import Final
 
 from proxy.http.address import Address
 from proxy.http.application import Application, Intake
@@ -23,6 +24,8 @@ from proxy.http.turned_away import TurnedAway
 from proxy.http.turns import Turns
 
 __all__ = ["Address", "Application", "Exchange", "Intake", "Listener", "ListenerLimits"]
+
+_SWEEP_SLICE: Final = 0.002  # seconds of one turn of the loop
 
 
 class Listener:
@@ -145,9 +148,17 @@ class Listener:
     def sweep(self) -> None:
         """Checks every deadline. Runs by itself every ``sweep_seconds``."""
         self._tell_date()
+        self._check(iter(tuple(self.connections)))
+
+    def _check(self, rest: Iterator[ServerConnection]) -> None:
+        """Checks some connections, and the others in later turns: many that miss their deadline
+        together, as slow clients do, are to cost nobody else his time."""
         now = self.clock()
-        for connection in tuple(self.connections):
+        for connection in rest:
             connection.check(now)
+            if self.clock() - now > _SWEEP_SLICE:
+                asyncio.get_running_loop().call_soon(self._check, rest)
+                return
 
     # For connections:
 

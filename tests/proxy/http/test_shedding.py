@@ -188,6 +188,26 @@ async def test_a_flood_on_one_connection_leaves_others_their_turn(world):
     assert not client.paused
 
 
+async def test_many_that_miss_their_deadline_together_cost_nobody_else_his_time(world):
+    clients = [world.connect() for _ in range(100)]
+    for client in clients:
+        client.feed(b"POST")
+    world.clock.advance(11)
+    checked = []
+
+    def refuse(refusal, head, peer, received):
+        checked.append(refusal.rule.id)
+        world.clock.advance(0.001)
+        return REPLY
+
+    world.application.refuse = refuse
+    world.listener.sweep()
+    assert 2 <= len(checked) <= 4, "a slice of a few milliseconds"
+    for _ in range(10):
+        await world.settle()
+    assert checked == ["BZ-104"] * 100
+
+
 # The loop
 
 
