@@ -178,9 +178,9 @@ def markdown(samples: Sequence[Sample]) -> str:
         "",
         "`python -m loadtest.slow_clients`. slowhttptest with 300 connections against one firewall",
         f"on one core, beside honest requests in an open loop at {rate.median:,.0f}/s, of one row",
-        f"of {FEATURES} features; p99 of the honest ones' answers before and during, in alternating",
-        "rounds: median (lowest to highest). Connections that the firewall has ended by then are",
-        "not opened again.",
+        f"of {FEATURES} features; p99 of the honest ones' answers before and during, in",
+        "alternating rounds: median (lowest to highest). Connections that the firewall has ended",
+        "by then are not opened again.",
         "",
         *table(
             ["300 clients with", "p99 before, ms", "p99 during, ms", "ratio", "held, least",

@@ -34,6 +34,8 @@ _BURST: Final = (0.1, 8)
 _STANDING: Final = (0.03, 2)
 """How long one may wait for a thread in a burst, and while others always wait: so many seconds, or
 inspections as they have been of late, if they take longer."""
+_INTERVAL: Final = 0.5
+"""Seconds of long waits until they are no burst any more."""
 _COMING: Final = 0.5
 """Seconds after which the body of a request that was let in is not waited for any more."""
 _AT_ONCE: Final = 2  # that do not wait: threads of the executor
@@ -109,7 +111,7 @@ class Inspection:
             return False
         pace = self._line.pace
         burst, standing = (max(least, count * pace) for least, count in (_BURST, _STANDING))
-        return self._line.refuses(ahead, now, burst, standing)
+        return self._line.refuses(ahead, now, burst, standing, _INTERVAL)
 
     async def inspect(self, visit: Visit, head: Head, body: bytes) -> UpstreamRequest | None:
         """Inspects on the loop, or in a thread if that would hold the loop; and once more after

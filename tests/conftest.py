@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gateway import Gateway
+from handwritten import digits
 from hypothesis import HealthCheck, settings
 from recorder import Recorder
 
@@ -23,13 +24,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("project")
-
-
-def digits():
-    """(1797, 64) float64: scikit-learn's images, imported only where they are asked for."""
-    from sklearn.datasets import load_digits
-
-    return load_digits().data
 
 
 def pytest_addoption(parser):

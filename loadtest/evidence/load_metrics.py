@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from loadtest.evidence import measured
 from loadtest.evidence.loads import (
@@ -20,6 +21,9 @@ from loadtest.evidence.results import LoadResult, Results, Share
 
 Measure = Callable[[Results, str], Sequence[Measured]]
 Value = Callable[[Pair], float]
+
+_SPEAK_FOR_ALL: Final = 0.5
+"""The share of a round that must have been answered, if the answers' latency is to say anything."""
 
 
 class _Missing(Exception):  # noqa: N818 - said, not raised to anyone outside
@@ -145,10 +149,22 @@ def _per_pair(value: Value, which: Callable[[LoadResult], bool] = is_alone) -> M
 
 
 def _percentile(group: Pooled, percent: float) -> float:
-    histogram = group.latency
-    value = histogram.percentile(percent)
-    if value is None or not enough(histogram, percent):
-        raise _Missing(f"a round has {histogram.total} answers: too few for p{percent:g}")
+    """A percentile of one side of a round.
+
+    What was never served took for ever: else a server that answers few, soon, would seem fast.
+    """
+    histogram, unserved = group.latency, group.unserved
+    answered = histogram.total
+    if not answered or not enough(histogram, percent):
+        raise _Missing(f"a round has {answered} answers: too few for p{percent:g}")
+    rank = percent / 100 * (answered + unserved)
+    if rank > answered + 1e-9:
+        lost = f"{unserved} of {group.offered} requests were dropped, shed or failed"
+        raise _Missing(f"p{percent:g} is never reached in a round: {lost}")
+    if answered < _SPEAK_FOR_ALL * group.offered:
+        raise _Missing(f"a round has answers to {answered} of {group.offered} requests only")
+    value = histogram.percentile(100 * rank / answered)
+    assert value is not None
     return value
 
 
@@ -177,15 +193,30 @@ def refusal_latency(percent: float) -> Measure:
 
 
 def _generator(count: Callable[[Pooled], int], what: str) -> Measure:
+    """The worst round on the worst side of each load: pooled, a bad one would drown."""
+
     def measure(results: Results, selector: str) -> Sequence[Measured]:
         loads = [load for load in results.loads if is_alone(load) and selector in ("", load.name)]
-        found = []
-        for name in names(loads):
-            group = pool(load for load in loads if load.name == name)
-            found.append(measured.share(name, Share(count(group), group.offered), what))
-        return found
+        return [
+            _worst_round([load for load in loads if load.name == name], count, what)
+            for name in names(loads)
+        ]
 
     return measure
+
+
+def _worst_round(
+    loads: Sequence[LoadResult], count: Callable[[Pooled], int], what: str
+) -> Measured:
+    worst: tuple[float, Share, str] | None = None
+    for side, number in dict.fromkeys((load.side, load.round) for load in loads):
+        group = pool(load for load in loads if (load.side, load.round) == (side, number))
+        found = Share(count(group), group.offered)
+        share = found.count / found.total if found.total else 0.0
+        if worst is None or share > worst[0]:
+            worst = share, found, f"{what}, {side}, round {number + 1}"
+    assert worst is not None
+    return measured.share(loads[0].name, worst[1], worst[2])
 
 
 late = _generator(lambda group: group.late, "requests sent late")

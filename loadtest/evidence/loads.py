@@ -110,6 +110,11 @@ class Pooled:
         return Share(sum(self.errors.values()) + self.said.get("failed", 0), self.sent)
 
     @property
+    def unserved(self) -> int:
+        """Of those offered, how many were neither answered nor refused: dropped, shed or failed."""
+        return max(0, self.offered - self.refusals.total)
+
+    @property
     def latency(self) -> Histogram:
         return merged(_decoded(load.latency) for load in self.loads)
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from loadtest.evidence import attack_metrics, bounds, load_metrics
-from loadtest.evidence.bounds import Threshold
+from loadtest.evidence.bounds import Bound, Threshold
 from loadtest.evidence.measured import Measured
 from loadtest.evidence.results import Check, Results
 
 Need = Literal["open", "closed", "pairs", "hostile", "beside", "audit"]
+
+KEPT_UP: Final = 0.01
+"""The share of a load that the generator may send late, or not at all, and still be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,9 @@ class Metric:
         needs: what a scenario must do for it to be measured.
         measure: one value for each load or driver, of those that the selector means.
         families: of the attacks that it is measured of; none: of every one but abuse.
-        latency: whether it is void if the load generator did not keep up.
+        late: the share of a load that the generator may send late, or not at all, before it is
+            void; None: it does not matter.
+        least: the least value that there can be, of what is no plain share.
     """
 
     words: str
@@ -38,26 +43,34 @@ class Metric:
     needs: frozenset[Need]
     measure: Callable[[Results, str], Sequence[Measured]]
     families: frozenset[str] = frozenset()
-    latency: bool = False
+    late: float | None = None
+    least: float = 0.0
+
+    @property
+    def most(self) -> float:
+        """The largest value that there can be."""
+        return 1.0 if self.unit in {"share", "auc"} else math.inf
 
 
 def _overhead(percent: float, name: str) -> dict[str, Metric]:
     words = f"{name} of honest latency through the firewall"
     pairs: frozenset[Need] = frozenset({"open", "pairs"})
     text = f"p{percent:g}".replace(".", "")
+    # Late ones move a percentile's rank by as many: by half of what lies above it, it is another.
+    late = min(KEPT_UP, (1 - percent / 100) / 2)
     return {
         f"overhead_{text}_seconds": Metric(
             f"{words}, less the model server's alone, within a round",
-            "seconds", "lower", "load", pairs, load_metrics.overhead(percent), latency=True,
+            "seconds", "lower", "load", pairs, load_metrics.overhead(percent), late=late, least=-math.inf,
         ),
         f"overhead_{text}_ratio": Metric(
             f"{words}, as a multiple of the model server's alone, within a round",
             "ratio", "lower", "load", pairs, load_metrics.overhead(percent, ratio=True),
-            latency=True,
+            late=late,
         ),
         f"latency_{text}_seconds": Metric(
             words, "seconds", "lower", "load", frozenset({"open"}), load_metrics.latency(percent),
-            latency=True,
+            late=late,
         ),
     }  # fmt: skip
 
@@ -69,8 +82,9 @@ def _of_attacks(
     measure: Callable[[Results, str], Sequence[Measured]],
     *needs: Need,
     families: frozenset[str] = frozenset(),
+    least: float = 0.0,
 ) -> Metric:
-    return Metric(words, unit, better, "attack", frozenset(needs), measure, families)
+    return Metric(words, unit, better, "attack", frozenset(needs), measure, families, least=least)
 
 
 _OPEN: Final[frozenset[Need]] = frozenset({"open"})
@@ -106,7 +120,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "refusal_p99_seconds": Metric(
         "the 99th percentile of the time in which the firewall refuses, limits or sheds",
-        "seconds", "lower", "load", _OPEN, load_metrics.refusal_latency(99), latency=True,
+        "seconds", "lower", "load", _OPEN, load_metrics.refusal_latency(99), late=KEPT_UP,
     ),
     "hostile_refusals": Metric(
         "hostile requests of a mix that the firewall refused, of all decided",
@@ -126,7 +140,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "attack_success_reduction": _of_attacks(
         "success without the firewall less success with it, where it succeeds without",
-        "share", "higher", attack_metrics.reduction, "pairs",
+        "share", "higher", attack_metrics.reduction, "pairs", least=-1.0,
     ),
     "recognised": _of_attacks(
         "tries of an attack that the firewall recognised, by its audit log",
@@ -143,6 +157,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "surrogate_fidelity_gain": _of_attacks(
         "fidelity of a surrogate stolen through the firewall, less that of asking nothing",
         "share", "lower", attack_metrics.fidelity_gain, families=frozenset({"extraction"}),
+        least=-1.0,
     ),
     "membership_auc": _of_attacks(
         "area under the curve of membership inference through the firewall; 0.5 is guessing",
@@ -154,23 +169,39 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
 }  # fmt: skip
 
-KEPT_UP: Final = 0.01
-"""The share of a load that the generator may send late, or not at all, and still be believed."""
-
-GENERATOR: Final = dict.fromkeys(("late", "dropped"), f"<= {KEPT_UP:g} measured")
-"""What holds by default of every load whose latency is judged: else its latency is void."""
+GENERATOR: Final = ("late", "dropped")
+"""What is checked by default of every load whose latency is judged: else its latency is void."""
 
 
 def threshold(name: str, text: str) -> Threshold:
     """One line of a scenario's thresholds.
 
     Raises:
-        ValueError: if there is no such metric, or the bound is none; says what is expected.
+        ValueError: if there is no such metric, or the bound is none, or one that no value, however
+            bad, would miss; says what is expected.
     """
     metric, selector = bounds.split(name)
     if metric not in METRICS:
         raise ValueError(f"there is no metric {metric!r}: {', '.join(METRICS)}")
-    return Threshold(name, metric, selector, bounds.bound(text, METRICS[metric].unit))
+    found = bounds.bound(text, METRICS[metric].unit)
+    _check_direction(metric, found)
+    return Threshold(name, metric, selector, found)
+
+
+def _check_direction(name: str, bound: Bound) -> None:
+    metric = METRICS[name]
+    if bound.upper != (metric.better == "lower"):
+        signs = "<= or <" if metric.better == "lower" else ">= or >"
+        raise ValueError(
+            f"{bound.words!r}: {metric.better} is better for {name}: bound it by {signs}"
+        )
+    if not metric.least <= bound.limit <= metric.most:
+        reach = (
+            f"is at most {metric.most:g}"
+            if bound.limit > metric.most
+            else (f"is at least {metric.least:g}")
+        )
+        raise ValueError(f"{bound.words!r}: {name} {reach}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +280,14 @@ def judge(results: Results, thresholds: Iterable[Threshold]) -> tuple[Check, ...
     """
     stated = list(thresholds)
     names = {one.name for one in stated}
-    for one in tuple(stated):
-        if METRICS[one.metric].latency:
-            for metric, text in GENERATOR.items():
-                name = f"{metric}[{one.selector}]" if one.selector else metric
-                if name not in names and metric not in names:
-                    names.add(name)
-                    stated.append(threshold(name, text))
+    borne: dict[str, float] = {}
+    for one in stated:
+        late = METRICS[one.metric].late
+        for metric in GENERATOR if late is not None else ():
+            name = f"{metric}[{one.selector}]" if one.selector else metric
+            if name not in names and metric not in names:
+                borne[name] = min(late, borne.get(name, late))
+    stated += [threshold(name, f"<= {late:g} measured") for name, late in borne.items()]
     return tuple(_judged(results, one) for one in stated)
 
 

@@ -339,7 +339,7 @@ def notes(results: Results) -> list[str]:
     for metric, what in (("late", "sent late"), ("dropped", "never sent")):
         found += [
             f"{figures.printable(one.of)}: {figures.percent(one.estimate.value)} of its requests "
-            f"were {what}: what is said of its latency is not to be trusted."
+            f"were {what} ({one.how}): what is said of its latency is not to be trusted."
             for one in METRICS[metric].measure(results, "")
             if one.estimate and one.estimate.value > KEPT_UP
         ]

@@ -5,7 +5,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from conftest import digits
+from handwritten import digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

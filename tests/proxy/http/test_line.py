@@ -33,14 +33,19 @@ def test_a_burst_may_wait_long():
 
 def test_a_standing_queue_may_not():
     line = paced()
-    for turn in range(1, 25):
-        line.left(1.0 + turn * 0.005)
-    now = 1.12
-    assert line.stands(now, BURST)
+    now = 1.0
+    for _ in range(20):
+        now += 0.005
+        line.left(now)
+        assert not line.refuses(6, now, BURST, STANDING)
+        assert not line.refuses(0, now, BURST, STANDING), "a moment without a queue ends nothing"
+    now += 0.01
     assert line.refuses(4, now, BURST, STANDING)
     assert not line.refuses(2, now, BURST, STANDING)
+    now += BURST / 4 + 0.001
+    line.left(now)
     line.empty(now)
-    assert not line.refuses(18, now, BURST, STANDING), "and may again once it was empty"
+    assert not line.refuses(10, now, BURST, STANDING), "and may again after a lull"
 
 
 def test_nobody_is_refused_by_an_empty_queue():
@@ -293,7 +298,12 @@ async def test_whoever_would_wait_too_long_is_told_at_once():
     world = World(pool_limits=PoolLimits(connections=4))
     (upstream,) = world.pool._balance.upstreams
     upstream.concurrency = SimpleNamespace(
-        limit=4, baseline=0.02, lag=0.0, held=lambda: None, answered=lambda *sample: None
+        limit=4,
+        baseline=0.02,
+        lag=0.0,
+        held=lambda: None,
+        answered=lambda *_: None,
+        missed=lambda *_: None,
     )
     await flooded(world, 6)
     for _ in range(40):
