@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,6 +17,58 @@ from loadtest.targets.base import Oracle, Reply, Rows, Said
 
 JUDGE: Final = "judge"
 """The client that asks where an oracle must be told one."""
+
+
+_PAUSES: Final = (0.2, 1.0)
+"""Seconds before it is asked once more."""
+_JUDGED: Final = frozenset({Said.ANSWERED, Said.INVALID})
+
+
+class Unjudged(Exception):  # noqa: N818 - how an attack ends
+    """The model by which success is judged does not answer: the message says what came."""
+
+
+class Judge:
+    """The model itself, from which an answer is had or the attack ends: see ``Oracle``.
+
+    A row that it calls malformed is none that it was deceived about; but whether it was, nobody
+    knows while it is silent, and no success would then be taken for a defence.
+
+    Attributes:
+        asked, answered: how often.
+    """
+
+    def __init__(self, oracle: Oracle, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._oracle = oracle
+        self._sleep = sleep
+        self.name = oracle.name
+        self.features = oracle.features
+        self.asked = 0
+        self.answered = 0
+
+    @property
+    def classes(self) -> int:
+        """As the oracle knows them by now."""
+        return self._oracle.classes
+
+    def ask(self, row: Rows, client: str) -> Reply:
+        """Asks about one row.
+
+        Raises:
+            Unjudged: if the model does not answer.
+        """
+        self.asked += 1
+        reply = self._oracle.ask(row, client)
+        for pause in _PAUSES:
+            if reply.said in _JUDGED:
+                break
+            self._sleep(pause)
+            reply = self._oracle.ask(row, client)
+        if reply.said not in _JUDGED:
+            what = reply.body or f"status {reply.status}"
+            raise Unjudged(f"the model that judges success does not answer: {what}")
+        self.answered += reply.said is Said.ANSWERED
+        return reply
 
 
 def ask(judge: Oracle, row: Rows, means: Means) -> Reply:

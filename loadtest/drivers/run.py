@@ -15,15 +15,18 @@ import numpy as np
 from loadtest.drivers.asked import Counted, Silent
 from loadtest.drivers.base import Driver, Means, Outcome, Spent
 from loadtest.drivers.journal import Journal, JournalError
+from loadtest.drivers.judging import Judge, Unjudged
 from loadtest.drivers.recognition import AuditReader, recognised
+from loadtest.evidence.attack_metrics import ABUSE
 from loadtest.evidence.results import AttackResult, Share, Side
-from loadtest.targets.base import Oracle
+from loadtest.targets.base import REFUSALS, Oracle, Said
 from loadtest.targets.open import OpenOracle
 
 Progress = Callable[[int, Mapping[str, int]], None]
 """Is told about once a second how many queries there were, and what became of them."""
 
 _EVERY: Final = 1.0
+_DECIDED: Final = REFUSALS | {Said.ANSWERED}
 
 
 class Attacked(Protocol):
@@ -99,9 +102,9 @@ def attack(
     mine, accounts = shared_out(means)
     with ExitStack() as stack:
         oracle: Oracle = stack.enter_context(endpoint.oracle(side))
-        judge: Oracle | None = None
+        judge: Judge | None = None
         if "direct" in endpoint.sides:
-            judge = stack.enter_context(endpoint.oracle("direct"))
+            judge = Judge(stack.enter_context(endpoint.oracle("direct")))
         kept = None
         if journal is not None:
             head = _head(driver, side, means, about or {})
@@ -120,6 +123,8 @@ def attack(
         begun = clock()
         outcome, fault = _run(driver, asked, judge, mine)
         seconds = clock() - begun
+    if not fault and (fault := _in_vain(driver, asked, judge)):
+        outcome = Outcome((), details=outcome.details)
     until: list[int] = []
     spoke: Mapping[str, int] = {}
     known = log is not None and any(one.exchanges for one in asked.tries)
@@ -174,7 +179,7 @@ def _run(driver: Driver, asked: Counted, judge: Oracle | None, means: Means) -> 
         raise stopped.cause from None
     except Spent:
         fault = "the budget was used up before there was a result"
-    except Silent as silent:
+    except (Silent, Unjudged) as silent:
         fault = str(silent)
     except ImportError as error:
         fault = f"it needs an extra: pip install bartizan[attacks] ({error})"
@@ -185,6 +190,22 @@ def _run(driver: Driver, asked: Counted, judge: Oracle | None, means: Means) -> 
     except Exception as error:  # one broken driver must not end the run of all the others
         fault = f"{type(error).__name__}: {error}"
     return Outcome(()), fault
+
+
+def _in_vain(driver: Driver, asked: Counted, judge: Judge | None) -> str:
+    """Why an attack that came to its end met nobody, or "".
+
+    A wrong path, key or contract answers every query alike, and no success would be taken for a
+    defence. What abuse sends is meant to be malformed.
+    """
+    if driver.family == ABUSE:
+        return ""
+    if not any(asked.said[said.value] for said in _DECIDED):
+        told = ", ".join(f"{count} {word}" for word, count in sorted(asked.said.items()))
+        return f"no query was answered, nor refused by a verdict or a limit: {told or 'none sent'}"
+    if judge is not None and judge.asked and not judge.answered:
+        return "the model that judges success takes every row for malformed"
+    return ""
 
 
 def _watch(progress: Progress, clock: Callable[[], float]) -> Callable[[int, Any], None]:

@@ -61,7 +61,8 @@ def _overhead(percent: float, name: str) -> dict[str, Metric]:
     return {
         f"overhead_{text}_seconds": Metric(
             f"{words}, less the model server's alone, within a round",
-            "seconds", "lower", "load", pairs, load_metrics.overhead(percent), late=late, least=-math.inf,
+            "seconds", "lower", "load", pairs, load_metrics.overhead(percent),
+            late=late, least=-math.inf,
         ),
         f"overhead_{text}_ratio": Metric(
             f"{words}, as a multiple of the model server's alone, within a round",
@@ -184,24 +185,20 @@ def threshold(name: str, text: str) -> Threshold:
     if metric not in METRICS:
         raise ValueError(f"there is no metric {metric!r}: {', '.join(METRICS)}")
     found = bounds.bound(text, METRICS[metric].unit)
-    _check_direction(metric, found)
+    _check_fails(metric, found)
     return Threshold(name, metric, selector, found)
 
 
-def _check_direction(name: str, bound: Bound) -> None:
+def _check_fails(name: str, bound: Bound) -> None:
+    """Refuses what must be meant otherwise: the wrong way round, or beyond all values."""
     metric = METRICS[name]
     if bound.upper != (metric.better == "lower"):
-        signs = "<= or <" if metric.better == "lower" else ">= or >"
-        raise ValueError(
-            f"{bound.words!r}: {metric.better} is better for {name}: bound it by {signs}"
-        )
-    if not metric.least <= bound.limit <= metric.most:
-        reach = (
-            f"is at most {metric.most:g}"
-            if bound.limit > metric.most
-            else (f"is at least {metric.least:g}")
-        )
-        raise ValueError(f"{bound.words!r}: {name} {reach}")
+        sign = "<=" if metric.better == "lower" else ">="
+        raise ValueError(f"{bound.words!r}: {metric.better} is better for {name}: write {sign}")
+    if bound.limit > metric.most:
+        raise ValueError(f"{bound.words!r}: {name} is at most {metric.most:g}")
+    if bound.limit < metric.least:
+        raise ValueError(f"{bound.words!r}: {name} is at least {metric.least:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +280,9 @@ def judge(results: Results, thresholds: Iterable[Threshold]) -> tuple[Check, ...
     borne: dict[str, float] = {}
     for one in stated:
         late = METRICS[one.metric].late
-        for metric in GENERATOR if late is not None else ():
+        if late is None:
+            continue
+        for metric in GENERATOR:
             name = f"{metric}[{one.selector}]" if one.selector else metric
             if name not in names and metric not in names:
                 borne[name] = min(late, borne.get(name, late))

@@ -20,7 +20,7 @@ from loadtest.evidence.loads import (
     pool,
     title,
 )
-from loadtest.evidence.metrics import KEPT_UP, METRICS
+from loadtest.evidence.metrics import GENERATOR, KEPT_UP, METRICS
 from loadtest.evidence.results import AttackResult, Check, Results, Side
 from loadtest.evidence.statistics import pooled, quantile
 
@@ -336,10 +336,10 @@ def about(results: Results) -> Table:
 def notes(results: Results) -> list[str]:
     """What a reader must know: the run's own notes, and where the generator did not keep up."""
     found = [figures.printable(note) for note in results.notes]
-    for metric, what in (("late", "sent late"), ("dropped", "never sent")):
+    for metric in GENERATOR:
         found += [
-            f"{figures.printable(one.of)}: {figures.percent(one.estimate.value)} of its requests "
-            f"were {what} ({one.how}): what is said of its latency is not to be trusted."
+            f"{figures.printable(one.of)}: {one.how}: "
+            "what is said of its latency is not to be trusted."
             for one in METRICS[metric].measure(results, "")
             if one.estimate and one.estimate.value > KEPT_UP
         ]

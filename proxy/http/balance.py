@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 Candidate = TypeVar("Candidate", bound="Standing")
 
-_BURST: Final = 5.0  # times as long as the server takes without load
+_BURST: Final = 3.0  # times as long as the server takes without load
 _LAGS: Final = 4  # turns of our own loop
-_LEAST_BURST: Final = 0.1
+_LEAST_BURST: Final = 0.05
 _LEAST_STANDING: Final = 0.02
 
 

@@ -13,10 +13,12 @@ from loadtest.drivers import recognition
 from loadtest.drivers.asked import TryLog
 from loadtest.drivers.base import Outcome, Spent, Try
 from loadtest.drivers.journal import JournalError
+from loadtest.drivers.judging import Judge
 from loadtest.drivers.recognition import TELLING, AuditReader, recognised
 from loadtest.drivers.registry import DRIVERS
 from loadtest.drivers.run import attack, shared_out
 from loadtest.evidence.results import Share
+from loadtest.targets.base import Reply, Said
 
 
 @dataclass
@@ -102,6 +104,78 @@ def test_what_goes_wrong_within_is_a_fault(error, words):
     assert re.search(words, result.fault)
     assert result.success == Share(0, 0)
     assert result.queries == 3
+
+
+@pytest.mark.parametrize("said", [Said.INVALID, Said.SHED])
+def test_an_attack_that_nobody_met_does_not_count(said):
+    def answer(_row, _client, number):
+        return Reply(said, 404)
+
+    result = attack(Walk(), Pair(answer), "firewall", means())
+    assert result.success == Share(0, 0)
+    assert f"10 {said.value}" in result.fault
+    assert result.queries == 10
+    once = attack(
+        Walk(), Pair(lambda *at: None if at[2] == 7 else answer(*at)), "firewall", means()
+    )
+    assert (once.success, once.fault) == (Share(1, 2), "")
+    for decided in (Said.REFUSED, Said.LIMITED):
+        kept = attack(Walk(), Pair(lambda *_, d=decided: Reply(d, 403)), "firewall", means())
+        assert (kept.success, kept.fault) == (Share(1, 2), "")
+
+
+def test_abuse_may_be_all_malformed():
+    class Abuse(Walk):
+        family = "abuse"
+
+    pair = Pair(lambda *_: Reply(Said.INVALID, 400))
+    assert not attack(Abuse(), pair, "firewall", means()).fault
+
+
+class Judging(Walk):
+    """Asks the judge about each row after the oracle."""
+
+    def run(self, oracle, judge, given):
+        found = super().run(oracle, judge, given)
+        for row in given.own[:5]:
+            judge.ask(row, given.accounts[0])
+        return found
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(Judge.__init__, "__defaults__", (pauses.append,))
+    return pauses
+
+
+@pytest.mark.parametrize("said", [Said.FAILED, Said.SHED, Said.LIMITED, Said.REFUSED])
+def test_a_judge_that_falls_silent_is_a_fault_and_no_defence(at_once, said):
+    pair = Pair()
+    pair.direct.answer = lambda _row, _client, n: Reply(said, 0, body="gone") if n > 3 else None
+    result = attack(Judging(), pair, "firewall", means())
+    assert (result.success, result.side) == (Share(0, 0), "firewall")
+    assert result.fault == "the model that judges success does not answer: gone"
+    assert at_once == [0.2, 1.0]
+    assert len(pair.direct.asked) == 6
+
+
+def test_a_judge_may_stumble(at_once):
+    pair = Pair()
+    pair.direct.answer = lambda _row, _client, n: Reply(Said.FAILED, 0) if n in {2, 3} else None
+    result = attack(Judging(), pair, "firewall", means())
+    assert (result.success, result.fault) == (Share(1, 2), "")
+    assert at_once == [0.2, 1.0]
+
+
+def test_a_judge_to_whom_everything_is_malformed_is_none():
+    pair = Pair()
+    pair.direct.answer = lambda *_: Reply(Said.INVALID, 404)
+    result = attack(Judging(), pair, "firewall", means())
+    assert "judges success" in result.fault
+    assert result.success == Share(0, 0)
+    pair.direct.answer = lambda _row, _client, n: Reply(Said.INVALID, 400) if n > 3 else None
+    assert not attack(Judging(), pair, "firewall", means()).fault
 
 
 def test_means_that_do_not_do_are_refused_before_anything_is_asked():

@@ -14,6 +14,11 @@ def one(results, name, text):
     return judge(results, [threshold(name, text)])[0]
 
 
+def lenient(name):
+    """The widest bound that a metric takes."""
+    return "<= 1" if METRICS[name.split("[")[0]].better == "lower" else ">= 0"
+
+
 def run(*loads, attacks=(), **other):
     return empty(loads=loads, attacks=attacks, **other)
 
@@ -53,7 +58,8 @@ def test_a_bound_says_what_is_compared():
     assert check.passed
     assert check.why.startswith("upper end of the interval")
     assert 0.017 < check.observed < 0.019
-    assert one(results, "honest_refusals", ">= 0.5 %").observed < 0.01
+    hostile = run(load(kind="hostile", n=1000, refused=900, part="noise"))
+    assert 0.87 < one(hostile, "hostile_refusals", ">= 50 %").observed < 0.9
 
 
 @pytest.mark.parametrize(
@@ -68,10 +74,9 @@ def test_every_metric_is_measured_of_a_full_run_and_of_an_empty_one_it_fails():
     measured = {name for name in METRICS if METRICS[name].measure(full(), "")}
     assert measured == set(METRICS)
     for name in METRICS:
-        for text in ("<= 1e9", ">= -1e9"):
-            check = one(empty(), name, text)
-            assert (check.observed, check.passed) == (None, False), name
-            assert "not measured" in check.why
+        check = one(empty(), name, lenient(name))
+        assert (check.observed, check.passed) == (None, False), name
+        assert "not measured" in check.why
 
 
 def test_unmeasured_fails_whatever_the_bound():
@@ -128,6 +133,91 @@ def test_a_late_generator_voids_latency():
     stated = [threshold("overhead_p50_seconds", "<= 1 s"), threshold("late", "<= 50 %")]
     assert all(check.passed for check in judge(run(*loads), stated))
     assert len(judge(run(*loads), [threshold("honest_refusals", "<= 1 %")])) == 1
+
+
+def test_one_bad_round_on_one_side_voids_latency():
+    rounds = [load(side=side, round=r) for r in range(6) for side in ("direct", "firewall")]
+    rounds[4] = load(side="direct", round=2, late=60)
+    check = judge(run(*rounds), [threshold("overhead_p50_seconds", "<= 1 s")])[1]
+    assert (check.metric, check.observed, check.passed) == ("late", 0.03, False)
+    assert "60 of 2000 requests sent late, direct, round 3" in check.why
+
+
+@pytest.mark.parametrize(
+    ("names", "borne"),
+    [(["latency_p50_seconds"], 0.01), (["overhead_p99_ratio"], 0.005),
+     (["latency_p50_seconds", "latency_p999_seconds"], 0.0005), (["refusal_p99_seconds"], 0.01)],
+)  # fmt: skip
+def test_a_high_percentile_bears_fewer_late_requests(names, borne):
+    checks = judge(run(), [threshold(name, "<= 1") for name in names])
+    assert [check.bound for check in checks[len(names) :]] == 2 * [f"<= {borne:g} measured"]
+
+
+@pytest.mark.parametrize("lost", ["errors", "shed", "dropped"])
+@pytest.mark.parametrize("side", ["direct", "firewall"])
+def test_what_was_never_served_took_for_ever(lost, side):
+    whole = {"direct": load(side="direct", n=1000), "firewall": load(n=1000)}
+
+    def losing(count):
+        one = load(side=side, n=1000, shed=count)
+        if lost == "errors":
+            one = replace(one, said={"answered": 1000 - count}, errors={"timeout": count})
+        elif lost == "dropped":
+            one = load(side=side, n=1000, dropped=count)
+        return run(*(whole | {side: one}).values())
+
+    names = ["overhead_p99_seconds", "overhead_p99_ratio"]
+    names += ["latency_p99_seconds"] if side == "firewall" else []
+    for name in names:
+        bound = "<= 1000"
+        assert one(losing(10), name, bound).passed
+        check = one(losing(11), name, bound)
+        assert (check.observed, check.passed) == (None, False)
+        assert "11 of 1000 requests were dropped, shed or failed" in check.why
+    # And what is lost lets the percentile rise before that.
+    if side == "firewall":
+        few, none = (
+            one(results, "latency_p99_seconds", "<= 1000 measured").observed
+            for results in (losing(9), losing(0))
+        )
+        assert few > none
+
+
+def test_the_latency_of_the_few_that_were_not_refused_says_nothing():
+    assert one(run(load(n=1000, refused=499)), "latency_p50_seconds", "<= 1 s").passed
+    check = one(run(load(n=1000, refused=501)), "latency_p50_seconds", "<= 1 s")
+    assert (check.observed, check.passed) == (None, False)
+    assert "499 of 1000" in check.why
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("attack_success", "<= 20", "at most 1"),
+        ("attack_success[square]", "<= 150 %", "at most 1"),
+        ("attack_success", "<= -1 %", "at least 0"),
+        ("attack_success", ">= 0", "lower is better"),
+        ("recognised", ">= -1", "at least 0"),
+        ("recognised", "<= 0.5", "higher is better"),
+        ("recognised", ">= 80", "at most 1"),
+        ("membership_auc", "<= 1.5", "at most 1"),
+        ("goodput_ratio", ">= -1", "at least 0"),
+        ("attack_success_reduction", ">= -1.5", "at least -1"),
+        ("overhead_p99_seconds", "> 2 ms", "lower is better"),
+    ],
+)
+def test_bounds_that_could_not_fail(name, text, words):
+    with pytest.raises(ValueError, match=words):
+        threshold(name, text)
+
+
+def test_differences_may_be_negative():
+    for name, text in [
+        ("overhead_p99_seconds", "<= -1 ms"),
+        ("attack_success_reduction", ">= -0.1"),
+        ("surrogate_fidelity_gain", "<= -0.1"),
+    ]:
+        assert threshold(name, text).bound.limit < 0
 
 
 def test_refusals_are_of_what_was_decided():
@@ -232,7 +322,7 @@ GIVEN = Given(
     ],
 )
 def test_what_a_scenario_cannot_measure(name, given_, words):
-    found = missing(threshold(name, "<= 1"), given_)
+    found = missing(threshold(name, lenient(name)), given_)
     assert words in found
     assert bool(words) == bool(found)
 

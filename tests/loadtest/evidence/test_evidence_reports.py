@@ -136,7 +136,7 @@ def test_the_page_shows_every_plot_with_words_and_its_table():
 
 def test_a_generator_that_was_late_is_told_in_every_report():
     results = empty(loads=(load(n=1000, late=30), load("fine", late=5)))
-    words = "steady: 3.00 % of its requests were sent late"
+    words = "steady: 30 of 1000 requests sent late, firewall, round 1"
     assert tables.notes(results) == [f"{words}: what is said of its latency is not to be trusted."]
     out = io.StringIO()
     terminal.show(results, Console(file=out, width=150))

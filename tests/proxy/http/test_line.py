@@ -305,18 +305,20 @@ async def test_whoever_would_wait_too_long_is_told_at_once():
         answered=lambda *_: None,
         missed=lambda *_: None,
     )
-    await flooded(world, 6)
-    for _ in range(40):
+    await flooded(world, 4)
+    deepest = []
+    for _ in range(80):
         world.clock.advance(0.005)
         transport = next(each for each in world.dialer.transports if each.written)
         transport.take()
         transport.feed(answer(b"x"))
-        await flooded(world, 1)
-    assert world.pool.state().waiting == 2
-    assert not world.pool.crowded
+        await flooded(world, 3)
+        deepest.append(world.pool.state().waiting)
+    assert 8 <= max(deepest) <= 12, "a burst may wait three times as long as the server takes"
+    assert deepest[-1] <= 4, "as many as are served within 20 ms, once the queue stands"
+    turned_away = world.pool.state().queue_timeouts
+    assert turned_away == 80 * 3 + 4 - (80 + 4 + deepest[-1])
     await flooded(world, 10)
-    state = world.pool.state()
     assert world.pool.crowded
-    assert 3 <= state.waiting <= 4, "as many as are served within 20 ms"
-    assert state.queue_timeouts == 12 - state.waiting
+    assert world.pool.state().queue_timeouts >= turned_away + 9, "at once"
     await world.pool.close()
