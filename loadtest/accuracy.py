@@ -244,7 +244,7 @@ def _server(
 ) -> Iterator[tuple[Process, Target]]:
     """One of our servers, on its core, and what is sent to it."""
     cores = None if study.server is None else {study.server}
-    command = [sys.executable, "-m", *arguments]
+    command = [sys.executable, "-P", "-m", *arguments]
     process = Process(arguments[0], command, folder / "server.log", cores=cores)
     try:
         address = process.wait_for_line()

@@ -231,7 +231,7 @@ def through_gateways(
     model = course.bundles[True].parent / f"{_MODEL}.npz"
     load_cores = None if load is None else {load}
     with contextlib.ExitStack() as stack:
-        command = [sys.executable, "-m", "loadtest.model_server", "--model", str(model)]
+        command = [sys.executable, "-P", "-m", "loadtest.model_server", "--model", str(model)]
         upstream = Process("upstream", command, folder / "upstream.log", cores=load_cores)
         stack.callback(upstream.stop)
         address = upstream.wait_for_line()

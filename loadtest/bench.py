@@ -251,7 +251,7 @@ def bench(
         rows, bundles = make_rows_and_bundles(folder, features, bundles=needs_bundles)
         models = [part for d in features for part in ("--model", f"f{d}={d}")]
         upstream = Process(
-            "upstream", [sys.executable, "-m", "loadtest.echo", *models],
+            "upstream", [sys.executable, "-P", "-m", "loadtest.echo", *models],
             folder / "upstream.log", cores=load_cores,
         )  # fmt: skip
         stack.callback(upstream.stop)

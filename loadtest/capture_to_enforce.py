@@ -136,7 +136,7 @@ def running(place: Place, model: Mlp, endpoint: dict[str, Any]) -> Iterator[Proc
     weights = place.folder / f"{MODEL}.npz"
     model.save(weights)
     with contextlib.ExitStack() as stack:
-        command = [sys.executable, "-m", "loadtest.model_server", "--model", str(weights)]
+        command = [sys.executable, "-P", "-m", "loadtest.model_server", "--model", str(weights)]
         server = Process("model server", command, place.folder / "model.log")
         stack.callback(server.stop)
         place.upstream = server.wait_for_line()

@@ -119,7 +119,7 @@ def through_a_gateway(
     rows, bundles = make_rows_and_bundles(folder, [FEATURES], bundles=True)
     pages = [part for one in spellings for page in one.pages for part in ("--page", page)]
     models = ["--model", f"m={FEATURES}", "--model", f"b={FEATURES}"]
-    command = [sys.executable, "-m", "loadtest.echo", *models, *pages]
+    command = [sys.executable, "-P", "-m", "loadtest.echo", *models, *pages]
     with contextlib.ExitStack() as stack:
         upstream = Process("upstream", command, folder / "upstream.log", cores=load_cores)
         stack.callback(upstream.stop)

@@ -108,7 +108,7 @@ def compare(
     load_cores = None if load is None else {load}
     cores = None if proxy is None else {proxy}
     rows, bundles = make_rows_and_bundles(folder, [FEATURES], bundles=True)
-    command = [sys.executable, "-m", "loadtest.grpc_echo", "--model", _MODEL]
+    command = [sys.executable, "-P", "-m", "loadtest.grpc_echo", "--model", _MODEL]
     skipped = {}
     with contextlib.ExitStack() as stack:
         upstream = Process("upstream", command, folder / "upstream.log", cores=load_cores)

@@ -158,7 +158,7 @@ def redis_cost(folder: Path, bundles: dict[str, Path], seconds: float) -> dict[s
     """
     upstream = Process(
         "upstream",
-        [sys.executable, "-m", "loadtest.echo", "--model", "f64=64"],
+        [sys.executable, "-P", "-m", "loadtest.echo", "--model", "f64=64"],
         folder / "upstream.log",
     )
     server = RedisServer(folder).start()

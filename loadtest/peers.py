@@ -294,7 +294,7 @@ class Aiohttp(Peer):
     def start(self, lab: Lab) -> tuple[Process, Address]:
         """Our own script."""
         command = [
-            sys.executable, "-m", "loadtest.aiohttp_proxy",
+            sys.executable, "-P", "-m", "loadtest.aiohttp_proxy",
             "--upstream", "http://{}:{}".format(*lab.upstream), *self.arguments(lab),
         ]  # fmt: skip
         process = Process(

@@ -17,8 +17,9 @@ from loadtest.serving import READY, parse_address
 
 Address = tuple[str, int]
 
-BARTIZAN: Final = (sys.executable, "-c", "from proxy.cli import main; main()")
-"""The command line of the firewall that is installed beside this package."""
+BARTIZAN: Final = (sys.executable, "-P", "-c", "from proxy.cli import main; main()")
+"""The command line of the firewall that is installed beside this package. ``-P``, here as wherever
+Python is started: the folder that one stands in lends it no modules."""
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 

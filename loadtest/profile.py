@@ -49,14 +49,14 @@ def profile(case: str, seconds: float, cores: list[int]) -> tuple[dict[str, Any]
         rows, bundles = make_rows_and_bundles(folder, [features], bundles=True)
         upstream = Process(
             "upstream",
-            [sys.executable, "-m", "loadtest.echo", "--model", f"f{features}={features}"],
+            [sys.executable, "-P", "-m", "loadtest.echo", "--model", f"f{features}={features}"],
             folder / "upstream.log",
             cores=load_cores,
         )
         stack.callback(upstream.stop)
         lab = Lab(upstream.wait_for_line(), folder, proxy_cores, rows, bundles, "", "")
         out = folder / "samples.json"
-        firewall = Firewall((sys.executable, "-m", "loadtest.sampled", str(out)))
+        firewall = Firewall((sys.executable, "-P", "-m", "loadtest.sampled", str(out)))
         process, address = firewall.start(lab)
         stack.callback(process.stop)
         subject = Subject(firewall.name, process, address)

@@ -384,7 +384,7 @@ def _clients(
         sync_seconds=sharing.sync_seconds,
         clock=shared.clock,
         sleep=asyncio.sleep,
-        happened=recording and partial(_happened, recording, endpoint.name),
+        happened=partial(_happened, recording, endpoint.name) if recording is not None else None,
         alone=recording is not None and recording.alone,
     )
     if old is not None:

@@ -159,7 +159,7 @@ class Site:
         weights = str(self._stage.weights)
         self._server = Process(
             "model server",
-            [sys.executable, "-m", "loadtest.model_server", "--model", weights],
+            [sys.executable, "-P", "-m", "loadtest.model_server", "--model", weights],
             self.folder / "model-server.log",
         )
         try:

@@ -11,11 +11,12 @@ row and client, and the reply.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, NoReturn, Self
 
 import numpy as np
 
@@ -67,21 +68,25 @@ class Journal:
 
         Raises:
             JournalError: if there is one that is not to be resumed, or is of another attack, or
-                damaged in its midst.
+                damaged in its midst, or if another attack writes it at this moment.
             OSError: if it cannot be read or written.
         """
         head = {"kind": _KIND, "version": VERSION, **about}
-        if not path.exists() or not path.stat().st_size:
-            file = path.open("ab")
-            journal = cls(path, file, [])
-            journal._write(head)
-            return journal
-        if not resume:
-            raise JournalError(f"{path} is there already: resume it, or take it away")
-        known, end = _read(path, head)
-        with path.open("r+b") as whole:
-            whole.truncate(end)
-        return cls(path, path.open("ab"), known)
+        file = path.open("ab")
+        try:
+            _lock(path, file)
+            known: list[tuple[str, Reply]] = []
+            new = not path.stat().st_size
+            if not new:
+                known, end = _read(path, head, resume=resume)
+                file.truncate(end)
+            journal = cls(path, file, known)
+            if new:
+                journal._write(head)
+        except BaseException:
+            file.close()
+            raise
+        return journal
 
     def known(self, question: str) -> Reply | None:
         """The answer that an earlier run got to its next question; None if it had none left.
@@ -128,12 +133,27 @@ class Journal:
         self._file.flush()  # to the system: a kill of this process loses nothing of it
 
 
-def _read(path: Path, head: Mapping[str, Any]) -> tuple[list[tuple[str, Reply]], int]:
+def _lock(path: Path, file: BinaryIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise JournalError(f"{path}: another attack writes it at this moment") from None
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _read(
+    path: Path, head: Mapping[str, Any], *, resume: bool
+) -> tuple[list[tuple[str, Reply]], int]:
     """The questions and replies of a journal, and where they end in the file.
 
     Raises:
-        JournalError: if it is none of this attack.
+        JournalError: if it is not to be resumed, or is none of this attack.
     """
+    if not resume:
+        raise JournalError(f"{path} is there already: resume it, or take it away")
     data = path.read_bytes()
     lines = data.split(b"\n")
     torn = lines.pop()  # nothing, where the last line is whole
@@ -153,7 +173,7 @@ def _read(path: Path, head: Mapping[str, Any]) -> tuple[list[tuple[str, Reply]],
     ends = [len(lines[0]) + 1]
     for number, line in enumerate(lines[1:]):
         try:
-            known.append(_reply(number, json.loads(line)))
+            known.append(_reply(number, json.loads(line, parse_constant=_no_number)))
         except (ValueError, TypeError, KeyError) as error:
             last = number == len(lines) - 2 and not torn
             if last:  # cut by the system, and ended by a later write

@@ -43,13 +43,9 @@ class Judge:
         self._sleep = sleep
         self.name = oracle.name
         self.features = oracle.features
+        self.classes = oracle.classes
         self.asked = 0
         self.answered = 0
-
-    @property
-    def classes(self) -> int:
-        """As the oracle knows them by now."""
-        return self._oracle.classes
 
     def ask(self, row: Rows, client: str) -> Reply:
         """Asks about one row.
@@ -68,6 +64,7 @@ class Judge:
             what = reply.body or f"status {reply.status}"
             raise Unjudged(f"the model that judges success does not answer: {what}")
         self.answered += reply.said is Said.ANSWERED
+        self.classes = self._oracle.classes
         return reply
 
 

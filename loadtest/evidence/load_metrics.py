@@ -224,9 +224,14 @@ dropped = _generator(lambda group: group.dropped, "requests never sent")
 
 
 def failures(results: Results, selector: str) -> Sequence[Measured]:
-    """Honest requests through the firewall that had no answer that can be read."""
+    """Honest requests that had no answer from the firewall that can be read.
+
+    Those that still waited for a connection when the load ended are among them: a server that
+    hangs keeps nearly all of its victims from being sent.
+    """
     group = pool(_through(results, selector))
-    return [measured.share(selector or "all loads", group.failures, "honest requests failed")]
+    found = Share(group.failures.count + group.dropped, group.offered)
+    return [measured.share(selector or "all loads", found, "honest requests failed or never sent")]
 
 
 def shed(results: Results, selector: str) -> Sequence[Measured]:

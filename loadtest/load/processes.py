@@ -35,7 +35,7 @@ class _Worker:
     """One of them, and what it has said."""
 
     def __init__(self, folder: Path, number: int, core: int | None, seconds: float | None) -> None:
-        command = [sys.executable, "-m", "loadtest.load.worker", str(folder), str(number)]
+        command = [sys.executable, "-P", "-m", "loadtest.load.worker", str(folder), str(number)]
         if seconds is not None:
             command.append(repr(seconds))
         self.number = number

@@ -18,6 +18,7 @@ from loadtest.load.share import Share
 # A connection of its own for each channel, as separate clients have; answers of any size.
 _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )

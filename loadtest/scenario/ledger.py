@@ -1,7 +1,7 @@
 """What a run has done so far, on disk: by it a broken run is gone on with.
 
-A folder: ``head.json`` (which scenario, since when), ``STEP.json`` for every step that ended, and
-``STEP.journal`` for every attack that began.
+A folder: ``head.json`` (which scenario, since when), ``STEP.json`` for every step that ended, with
+the same in it, and ``STEP.journal`` for every attack that began.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Ledger:
         before: seconds that earlier stretches of this run took.
     """
 
-    def __init__(self, folder: Path, started: str, before: float) -> None:
+    def __init__(self, folder: Path, digest: str, started: str, before: float) -> None:
         self._folder = folder
+        self._digest = digest
         self.started = started
         self.before = before
 
@@ -53,15 +54,23 @@ class Ledger:
         """A new run: what was there of another goes.
 
         Raises:
+            LedgerError: if what is there is not of a run.
             OSError: if the folder cannot be written.
         """
-        if (folder / _HEAD).exists():
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        there = list(folder.iterdir())
+        if there and folder / _HEAD not in there:
+            raise LedgerError(f"{folder}: what is there is not of a run: take it away")
+        for path in there:
+            # The head stays until the new one is in its place: a kill leaves none without.
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _HEAD:
+                path.unlink()
         started = now.astimezone(UTC).isoformat(timespec="seconds")
         head = {"digest": digest, "started": started, "seconds": 0.0}
         _write(folder / _HEAD, json.dumps(head).encode())
-        return cls(folder, started, 0.0)
+        return cls(folder, digest, started, 0.0)
 
     @classmethod
     def resume(cls, folder: Path, digest: str) -> Ledger:
@@ -77,7 +86,7 @@ class Ledger:
                     f"{folder}: what is there was begun with another scenario, seed or program: "
                     "run it without --resume"
                 )
-            return cls(folder, str(head["started"]), float(head["seconds"]))
+            return cls(folder, digest, str(head["started"]), float(head["seconds"]))
         except (KeyError, TypeError, ValueError) as error:
             raise LedgerError(f"{folder}: not readable: {error}") from error
 
@@ -85,7 +94,7 @@ class Ledger:
         """What a step left, if it has ended.
 
         Raises:
-            LedgerError: if it cannot be read.
+            LedgerError: if it cannot be read, or is of another run.
         """
         path = self._folder / f"{key}.json"
         if not path.exists():
@@ -94,13 +103,15 @@ class Ledger:
             found = load(path.read_bytes())
         except (OSError, StoreError) as error:
             raise LedgerError(f"{path}: not readable: {error}") from error
+        if (found.digest, found.started) != (self._digest, self.started):
+            raise LedgerError(f"{path}: of another run")
         return Entry(found.loads, next(iter(found.attacks), None), found.notes)
 
     def note(self, key: str, entry: Entry, seconds: float) -> None:
         """Notes that a step ended, and how long the run has lasted, all its stretches together."""
         part = Results(
-            scenario=key, digest="", started=self.started, seconds=seconds, seed=0, command="",
-            machine={}, versions={}, target={}, loads=entry.loads,
+            scenario=key, digest=self._digest, started=self.started, seconds=seconds, seed=0,
+            command="", machine={}, versions={}, target={}, loads=entry.loads,
             attacks=() if entry.attack is None else (entry.attack,), notes=entry.notes,
         )  # fmt: skip
         _write(self._folder / f"{key}.json", dump(part))

@@ -35,9 +35,9 @@ class Clients(Section):
     """How many there are; with ``keys``, how many of its lines are used, if stated."""
     keys: FilePath | None = None
     """The file of API keys, ``NAME:KEY`` a line. None: keys are made of ``secret``."""
-    secret: str = "bartizan"  # noqa: S105 - of invented clients
-    """What the keys are made of where no file says them: the same secret gives the same keys, whose
-    list for the firewall ``bartizan attack --write-keys`` writes."""
+    secret: Annotated[str, Field(min_length=16)] | None = None
+    """What the keys are made of where no file says them: the same secret gives the same keys. There
+    is none unless it is said: whoever knew it could make the keys that a firewall lists."""
     header: HeaderName | None = None
     """The header that carries the key or the name; none: ``x-api-key``, or ``x-forwarded-for``.
     ``authorization`` carries a bearer token."""
@@ -52,6 +52,13 @@ class Clients(Section):
             faults.add("without identities all are one client: say by", "count")
         if self.keys is not None and self.by != "api_key":
             faults.add("only with by: api_key there are keys", "keys")
+        if self.secret is not None and (self.by != "api_key" or self.keys is not None):
+            faults.add("only with by: api_key and no file of keys are keys made of it", "secret")
+        if self.by == "api_key" and self.keys is None and self.secret is None:
+            faults.add(
+                "with by: api_key say the file of keys: `bartizan attack --write-keys` makes one",
+                "keys",
+            )
         if self.header is not None and self.by not in {"api_key", "header"}:
             faults.add(f"with by: {self.by} it would do nothing", "header")
         network = self.network

@@ -146,6 +146,7 @@ def channel(place: Place) -> Any:
     at = place.address
     options: list[tuple[str, int | str]] = [
         ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
         ("grpc.max_receive_message_length", BOUNDS.answer_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.enable_retries", 0),

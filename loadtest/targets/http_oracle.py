@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import select
 import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Mapping
 from http.client import HTTPException, HTTPResponse
 from time import perf_counter
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -113,6 +115,7 @@ class HttpOracle:
         self._reader = reader
         self._seconds = seconds
         self._connections: OrderedDict[str, socket.socket] = OrderedDict()
+        self._keep = True
 
     def __enter__(self) -> Self:
         return self
@@ -154,33 +157,23 @@ class HttpOracle:
         return Reply(said, response.status, scores, label, name, None, took)
 
     def _exchange(self, request: bytes, client: str) -> tuple[HTTPResponse, bytes]:
-        kept = client in self._connections
-        connection = self._connection(client)
         try:
-            # A refusal may come before the whole body was sent: it is still to be read.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.sendall(request)
-            response = HTTPResponse(connection, method="POST")
-            response.begin()
+            response, body = _answer(self._connection(client), request, self._seconds)
         except ConnectionError:
-            # One that rested may have been closed meanwhile: that is no answer.
-            if not kept:
-                raise
-            self._drop(client)
-            return self._exchange(request, client)
-        body = response.read(BOUNDS.answer_bytes + 1)
-        if len(body) > BOUNDS.answer_bytes:
-            raise ValueError(f"an answer of more than {BOUNDS.answer_bytes} bytes")
-        response.close()
-        if response.will_close:
+            # It may have been closed at that moment, without a word. The question is not sent
+            # again, for it may have been read: from now on each has a connection of its own.
+            self._keep = False
+            raise
+        if response.will_close or not self._keep:
             self._drop(client)
         return response, body
 
     def _connection(self, client: str) -> socket.socket:
         found = self._connections.get(client)
-        if found is not None:
+        if found is not None and not _stale(found):
             self._connections.move_to_end(client)
             return found
+        self._drop(client)
         if len(self._connections) >= CONNECTIONS:
             self._connections.popitem(last=False)[1].close()
         made = connect(
@@ -235,7 +228,7 @@ def get(address: Address, target: str, seconds: float) -> tuple[int, bytes]:
     """Asks with GET: the status and the body.
 
     Raises:
-        OSError, http.client.HTTPException: if there is no answer.
+        OSError, http.client.HTTPException, ValueError: if there is no answer.
     """
     where: tuple[str, int] | str = address.path or (address.host, address.port)
     with contextlib.closing(
@@ -243,12 +236,96 @@ def get(address: Address, target: str, seconds: float) -> tuple[int, bytes]:
     ) as connection:
         lines = (f"GET {target} HTTP/1.1", f"Host: {address.authority.decode()}")
         more = ("Accept: application/json", "Connection: close", "", "")
-        connection.sendall("\r\n".join((*lines, *more)).encode())
-        response = HTTPResponse(connection, method="GET")
-        response.begin()
-        body = response.read(BOUNDS.answer_bytes)
-        response.close()
+        response, body = _answer(connection, "\r\n".join((*lines, *more)).encode(), seconds)
         return response.status, body
+
+
+def _stale(connection: socket.socket) -> bool:
+    """Whether a connection that rested was closed meanwhile, or holds what nobody asked for: that
+    would be taken for the next answer."""
+    if isinstance(connection, ssl.SSLSocket) and connection.pending():
+        return True
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def _answer(
+    connection: socket.socket, request: bytes, seconds: float
+) -> tuple[HTTPResponse, bytes]:
+    """Sends a request, and reads the head and the body of its answer.
+
+    Raises:
+        OSError, HTTPException: if there is no whole answer in time.
+        ValueError: if it is too long, or more comes with it than was asked for.
+    """
+    stream = _Timed(connection, seconds)
+    # A refusal may come before the whole body was sent: it is still to be read.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(request)
+    response = HTTPResponse(stream, method=request.split(b" ", 1)[0].decode())  # type: ignore[arg-type]  # it calls makefile alone
+    response.begin()
+    body = response.read(BOUNDS.answer_bytes + 1)
+    response.close()
+    if len(body) > BOUNDS.answer_bytes:
+        raise ValueError(f"an answer of more than {BOUNDS.answer_bytes} bytes")
+    if stream.surplus:
+        raise ValueError("more than the answer came")
+    return response, body
+
+
+class _Timed(io.RawIOBase):
+    """What comes on a connection, all of it in time: a socket's own timeout is that of each read,
+    and a byte now and then would keep it waiting for ever.
+
+    Attributes:
+        surplus: bytes that came with the answer and are none of it.
+    """
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._end = perf_counter() + seconds
+        self.over = False
+        self.surplus = 0
+        connection.settimeout(seconds)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """As a socket makes one."""
+        return _Buffered(self)
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        """What comes next; None if nothing is wanted any more.
+
+        Raises:
+            OSError: if nothing comes in time.
+        """
+        if self.over:
+            return None
+        left = self._end - perf_counter()
+        if left <= 0:
+            raise TimeoutError(f"no whole answer in {self._seconds:g} s")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
+class _Buffered(io.BufferedReader):
+    """Tells, when it is closed, what nobody has read."""
+
+    def __init__(self, raw: _Timed) -> None:
+        super().__init__(raw)
+        self._timed = raw
+
+    def close(self) -> None:
+        """At the end of the answer."""
+        if not self.closed:
+            self._timed.over = True
+            self._timed.surplus = len(self.peek(1))
+        super().close()
 
 
 class _Head:

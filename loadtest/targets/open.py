@@ -203,7 +203,7 @@ def _learnt(found: Places, features: int | None, seconds: float) -> Contract:
             problems.append(f"{side}: the model's metadata was answered with {status}")
         except ContractError as error:
             problems.append(f"{side}: {error}")
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             problems.append(f"{side}, {place.address}: {why}")
     raise Unreachable("; ".join(problems))

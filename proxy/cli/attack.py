@@ -91,7 +91,11 @@ def _image(_context: click.Context, _option: click.Parameter, value: str | None)
 @click.option("--accounts", type=click.IntRange(1), default=1, show_default=True, help="A try's.")
 @click.option("--keys", type=_FILE, help="The attacker's API keys, NAME:KEY a line.")
 @click.option("--client-header", "header", help="The header that carries the key or the name.")
-@click.option("--write-keys", type=_NEW, help="Write the firewall's list of keys, and end.")
+@click.option(
+    "--write-keys",
+    type=_NEW,
+    help="Write the firewall's list of keys, and new keys beside it as FILE.keys, and end.",
+)
 @click.option("--audit", type=_FILE, help="The firewall's audit log; else as configured.")
 @click.option("--journal", type=_NEW, help="Keeps the answers, so that a broken run goes on.")
 @click.option("--resume", is_flag=True, help="Go on where the journal ends.")

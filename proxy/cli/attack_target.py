@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -58,22 +61,44 @@ def _clients(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_keys(given: Mapping[str, Any]) -> None:
-    """Writes the list of the attackers' keys, by which the firewall is to know them."""
+    """Writes the list of the attackers' keys, by which the firewall is to know them; and the keys
+    beside it, for their owner alone, where no file has any yet."""
     from pydantic import ValidationError  # noqa: PLC0415 - slow, and not always needed
 
     from loadtest.targets.clients import Clients, api_keys, listing  # noqa: PLC0415
 
+    path: Path = given["write_keys"]
+    beside = path.with_name(f"{path.name}.keys")
+    settings = {**_clients(given), "by": "api_key"}
+    new = given["keys"] is None
+    if new:
+        settings |= {
+            "count": given["tries"] * given["accounts"],
+            "secret": secrets.token_urlsafe(32),
+        }
     try:
-        clients = Clients.model_validate({**_clients(given), "by": "api_key"})
-        if clients.keys is None and given["by"] == "none":
-            clients = clients.model_copy(update={"count": given["tries"] * given["accounts"]})
-        text = listing(api_keys(clients))
-        given["write_keys"].write_text(text)
+        keys = api_keys(Clients.model_validate(settings))
+        if new:
+            _write_secretly(beside, "".join(f"{name}:{key}\n" for name, key in keys.items()))
+        path.write_text(listing(keys))
     except ValidationError as error:
         raise click.UsageError(_words(error)) from None
     except (SettingsError, ValueError, OSError) as error:
         end_with(str(error), EXIT_CONFIGURATION)
-    click.echo(f"{text.count(chr(10))} keys: client.api_keys of the firewall names the file")
+    click.echo(f"{len(keys)} keys: client.api_keys of the firewall names {path}")
+    if new:
+        click.echo(f"the attackers have them in {beside}: --keys")
+
+
+def _write_secretly(path: Path, text: str) -> None:
+    """A new file that nobody else may read.
+
+    Raises:
+        OSError: if it is there already, or cannot be written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def plain(text: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ EXIT_UNREACHABLE: Final = 4
 
 _FOLDER: Final = Path("report")
 _FORMATS: Final = ("json", "html", "junit", "sarif", "markdown")
+_SECRET: Final = re.compile(r"clients|secret|key|password|token|header", re.IGNORECASE)
+"""What an override holds that is not for a report."""
 _SCENARIO = click.argument("path", metavar="SCENARIO", type=click.Path(path_type=Path))
 _SET = click.option(
     "--set",
@@ -274,8 +277,15 @@ def _texts(out: Path | None) -> Iterator[TextIO]:
 
 
 def _command() -> str:
-    """The command as it was typed, without the program's folder."""
-    return shlex.join(["bartizan", *sys.argv[1:]])
+    """The command as it was typed, without the program's folder and the values of secrets: a report
+    is for many eyes."""
+    return shlex.join(["bartizan", *map(_shown, sys.argv[1:])])
+
+
+def _shown(word: str) -> str:
+    option, set_, override = word.partition("--set=")
+    key, equals, _ = (override or option).partition("=")
+    return f"{set_}{key}=***" if equals and _SECRET.search(word) else word
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -73,7 +73,11 @@ class Server(Standing):
     ) -> None:
         super().__init__(address, balance)
         self.calls = 0
-        own = [*options, ("grpc.default_authority", address.authority.decode())]
+        own = [
+            *options,
+            ("grpc.default_authority", address.authority.decode()),
+            ("grpc.enable_http_proxy", 0),  # of the environment: requests go where they are sent
+        ]
         if address.server_name:
             own.append(("grpc.ssl_target_name_override", address.server_name))
         if credentials is None:
@@ -287,7 +291,7 @@ class Channels:
         if self.crowded:
             self._queue_timeouts += 1
             raise _turned_away()
-        server.concurrency.held()
+        server.concurrency.held(self._clock())
         if not self._waiting:
             self._line.empty(self._clock())
         place: asyncio.Future[Server] = asyncio.get_running_loop().create_future()

@@ -19,9 +19,11 @@ _LAGS: Final = 3
 """Seconds beyond the baseline that never count as queueing, and so many turns of our own loop: an
 answer waits for one, and so do the requests that go out with it."""
 _SAMPLES: Final = 16
+_MOST_SAMPLES: Final = 1024
 _WINDOW: Final = 0.1  # seconds, at least: one turn of our own loop is none
-_WEIGHT: Final = 0.1  # of one quiet sample in a baseline
+_STEP: Final = 0.1  # by which one quiet sample moves a baseline, at most
 _HARDEST: Final = 0.3  # the most that one window takes off
+_FEW: Final = 4  # samples of a size that say nothing of its baseline
 _PROBE_AFTER: Final = 30.0  # seconds under pressure without a quiet sample
 _PROBE_SHARE: Final = 200  # baselines between two probes, as each takes about eight
 _PROBE_SAMPLES: Final = 8
@@ -33,11 +35,13 @@ class Concurrency:
 
     What a request costs depends on its rows. Samples are compared with the baseline of requests of
     about their size (of the same power of two), so that a change of the mix is no change of speed.
+    It may depend on its content too: so a window is judged by its median, and a baseline moves by
+    small steps. As long as most requests are not slow by themselves, those that are say nothing.
 
     After ``_SAMPLES`` answers, and no sooner than one of them, and a tenth of a second, takes::
 
-        slowdown = sum of latencies / sum of their baselines
-        limit    = limit * min(1, (tolerance * baselines + slack) / latencies) + sqrt(limit)
+        room  = median of (tolerance * baseline + slack) / latency, in this window or the last
+        limit = limit * min(1, room) + sqrt(limit)
 
     upwards only while the limit is what held requests back. The root keeps the server busy between
     two of our answers; with a server of c places the limit settles where it takes ``tolerance * c``
@@ -51,34 +55,56 @@ class Concurrency:
     Attributes:
         limit: how many may be under way now.
         lag: seconds that a turn of our own loop takes of late.
-        baseline: seconds that the latest requests would have taken without load, on average;
+        baseline: seconds that one of the latest requests would have taken without load, the median;
             infinity before it is known.
     """
 
     __slots__ = (
-        "_answers", "_base", "_begun", "_expected", "_level", "_most", "_probed_until", "_probing",
-        "_quiet_at", "_taken", "_tight", "_tolerance", "baseline", "lag", "limit",
+        "_base",
+        "_before",
+        "_begun",
+        "_level",
+        "_most",
+        "_probed_until",
+        "_probing",
+        "_quiet_at",
+        "_room",
+        "_samples",
+        "_tight",
+        "_tolerance",
+        "_waited",
+        "baseline",
+        "lag",
+        "limit",
     )  # fmt: skip
 
-    def __init__(self, most: int, tolerance: float = 2.0) -> None:
+    def __init__(self, most: int, tolerance: float = 1.5) -> None:
         self.limit = self._most = most
         self._tolerance = tolerance
         self._level = float(most)
         self._base: dict[int, float] = {}  # seconds without load, by the size's bit length
         self.baseline = math.inf
         self.lag = 0.0
+        self._room = math.inf  # of the last window
+        self._waited = 0.0  # seconds that load added in the last window, the median
         self._quiet_at = 0.0  # clock of the last quiet sample
         self._probing = 0  # quiet samples still wanted
         self._probed_until = 0.0
+        self._before: dict[int, float] = {}  # the baselines when the probe began
         # Of the current window:
         self._begun = 0.0
-        self._answers = 0
-        self._taken = self._expected = 0.0
+        self._samples: list[tuple[float, float, int]] = []  # latency, its baseline, its size's
         self._tight = False
 
-    def held(self) -> None:
+    def held(self, now: float) -> None:
         """A request has to wait because of the limit."""
         self._tight = True
+        self.check(now)
+
+    def check(self, now: float) -> None:
+        """Ends a probe that takes too long."""
+        if self._probing and now > self._probed_until:
+            self._end_probe(now)
 
     def answered(self, seconds: float, size: int, among: int, now: float) -> None:
         """A request of ``size`` bytes got its answer after ``seconds``.
@@ -90,32 +116,36 @@ class Concurrency:
         kind = size.bit_length()
         base = self._base.get(kind)
         if among <= _QUIET:
-            base = seconds if base is None else base + _WEIGHT * (seconds - base)
-            self._quiet(kind, base, now)
+            base = self._quiet(kind, base, seconds, now)
         elif base is None:
             # Its kind was never seen: it waited as long as others did.
-            waited = (self._taken - self._expected) / self._answers if self._answers else 0.0
-            self._base[kind] = base = max(seconds / 2, seconds - waited)
-        elif self._probing and now > self._probed_until:
-            self._end_probe(now)
-        self._taken += seconds
-        self._expected += base
-        self._answers += 1
-        if self._answers >= _SAMPLES and now - self._begun > max(seconds, _WINDOW):
+            self._base[kind] = base = max(seconds / 2, seconds - self._waited)
+        self.check(now)
+        samples = self._samples
+        samples.append((seconds, base, kind))
+        count = len(samples)
+        if count >= _SAMPLES and (
+            now - self._begun > max(seconds, _WINDOW) or count >= _MOST_SAMPLES
+        ):
             self._judge(now)
 
     def missed(self, seconds: float, size: int, now: float) -> None:
         """A request got no answer within ``seconds``: it counts as slow as that."""
         self.answered(seconds, size, self._most + _QUIET, now)
 
-    def _quiet(self, kind: int, base: float, now: float) -> None:
+    def _quiet(self, kind: int, base: float | None, seconds: float, now: float) -> float:
         self._quiet_at = now
+        if base is None:
+            base = seconds
+        else:
+            base = min(max(seconds, (1 - _STEP) * base), (1 + _STEP) * base)
         if self._probing:
+            base = min(base, _PROBE_RISE * self._before.get(kind, base))
             self._probing -= 1
-            base = min(base, _PROBE_RISE * self._base.get(kind, base))
             if not self._probing:
                 self._end_probe(now)
         self._base[kind] = base
+        return base
 
     def _end_probe(self, now: float) -> None:
         self._probing = 0
@@ -124,30 +154,50 @@ class Concurrency:
         self._restart(now)
 
     def _judge(self, now: float) -> None:
-        taken, expected, count = self._taken, self._expected, self._answers
-        if taken < expected:  # the baselines were too high
-            for kind in self._base:
-                self._base[kind] *= taken / expected
-        self.baseline = min(taken, expected) / count
-        allowed = self._tolerance * expected + count * (_SLACK + _LAGS * self.lag)
+        samples = self._samples
+        slack = _SLACK + _LAGS * self.lag
+        tolerance = self._tolerance
+        room = _median([(tolerance * base + slack) / max(took, 1e-9) for took, base, _ in samples])
+        self.baseline = _median([base for _, base, _ in samples])
+        self._waited = max(0.0, _median([took - base for took, base, _ in samples]))
+        self._lower(samples)
         level = self._level
-        gradient = max(_HARDEST, min(1.0, allowed / taken)) if taken else 1.0
+        # A clump of requests that were slow by themselves fills one window, a queue the next too.
+        gradient = max(_HARDEST, min(1.0, max(room, self._room)))
+        self._room = room
         target = level * gradient + math.sqrt(level)
         if target < level or self._tight:
             self._level = min(max(target, _LEAST), self._most)
         if self._tight and gradient < 1.0 and self._probe_due(now):
             self._probing = _PROBE_SAMPLES
-            self._probed_until = now + 4 * _PROBE_SAMPLES * taken / count
+            self._probed_until = now + 4 * _PROBE_SAMPLES * (self.baseline + self._waited)
+            self._before = dict(self._base)
             self.limit = 1
         elif not self._probing:
             self.limit = int(self._level)
         self._restart(now)
+
+    def _lower(self, samples: list[tuple[float, float, int]]) -> None:
+        """Lowers the baselines of sizes whose requests are faster than that under any load."""
+        if all(took >= base for took, base, _ in samples):
+            return
+        took_by: dict[int, list[float]] = {}
+        for took, _, kind in samples:
+            took_by.setdefault(kind, []).append(took)
+        for kind, times in took_by.items():
+            if len(times) >= _FEW:
+                base = self._base[kind]
+                self._base[kind] = max(min(base, _median(times)), base / 2)
 
     def _probe_due(self, now: float) -> bool:
         return now - self._quiet_at > max(_PROBE_AFTER, _PROBE_SHARE * self.baseline)
 
     def _restart(self, now: float) -> None:
         self._begun = now
-        self._answers = 0
-        self._taken = self._expected = 0.0
+        self._samples = []
         self._tight = False
+
+
+def _median(values: list[float]) -> float:
+    values.sort()
+    return values[len(values) // 2]

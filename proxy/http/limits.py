@@ -73,7 +73,7 @@ class PoolLimits:
     """
 
     connections: int = 256
-    slowdown: float = 2.0
+    slowdown: float = 1.5
     connect_seconds: float = 5.0
     response_seconds: float = 30.0
     total_seconds: float = 60.0

@@ -241,6 +241,7 @@ class Pool:
                 opening.task.cancel()
         self._shed(now)
         for upstream in self._balance.upstreams:
+            upstream.concurrency.check(now)
             self._serve(upstream, now)  # a limit may have risen
 
     # Getting a connection:
@@ -330,7 +331,7 @@ class Pool:
             Refusal: UPSTREAM_QUEUE.
         """
         now = self._clock()
-        upstream.concurrency.held()
+        upstream.concurrency.held(now)
         if not self._waiting:
             self._line.empty(now)
         elif self._line.refuses(self._waiting, now, *self._bounds()):

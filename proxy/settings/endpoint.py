@@ -112,13 +112,16 @@ class Endpoint(Section):
     """How long the model server may take."""
     connections: Annotated[int, Field(gt=0, le=65_535)] = 128
     """Connections to each upstream, and requests that it is given at once, at most."""
-    slowdown: Annotated[float, Field(ge=1.1, le=100)] | None = 2.0
-    """How many times its latency without load the model server may take, before it is given fewer
-    requests at once. One that gathers large batches may need more; none: it is always given
-    ``connections``."""
     protocol: Protocol = V2()
     """The wire protocol: its name, or a mapping with its ``name`` and what else it has to be
     told."""
+    slowdown: Annotated[float, Field(ge=1.1, le=100)] | None = Field(
+        default_factory=lambda data: None if isinstance(data.get("protocol"), OpenAI) else 1.5
+    )
+    """How many times its latency without load the model server may take, before it is given fewer
+    requests at once. One that gathers large batches may need more; none: it is always given
+    ``connections``. Unless stated, 1.5, and none for ``openai``, where content decides how long an
+    answer takes."""
     contract: Contract = LearntContract()
     """The model's input tensors: ``learn`` asks the model server; ``{inputs: […]}`` states them,
     ``{columns: […]}`` those of a data frame."""

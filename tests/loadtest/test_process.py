@@ -1,7 +1,9 @@
 """Subprocesses: awaited, measured, always ended."""
 
 import os
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +96,17 @@ def test_what_is_not_an_address_is_refused(text):
 
 def test_an_address_is_read():
     assert parse_address("127.0.0.1:0") == ("127.0.0.1", 0)
+
+
+def test_the_folder_that_one_stands_in_lends_no_modules():
+    root = Path(__file__).parents[2]
+    sources = [
+        p for room in ("proxy", "loadtest", "detectors") for p in (root / room).rglob("*.py")
+    ]
+    started = [
+        found
+        for path in sources
+        for found in re.findall(r"[\[(]\s*sys\.executable,\s*([^,]+),", path.read_text())
+    ]
+    assert len(started) > 10
+    assert set(started) == {'"-P"'}

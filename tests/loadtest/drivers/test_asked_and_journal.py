@@ -239,3 +239,25 @@ def test_lines_in_another_order_are_an_error(tmp_path):
     with pytest.raises(JournalError, match="number 0 is expected"):
         asked_with(path, Model("direct"))
     assert json.loads(one)[0] == 0
+
+
+def test_a_journal_has_one_writer(tmp_path):
+    path = tmp_path / "journal"
+    _, first = asked_with(path, Model("direct"))
+    for resume in (True, False):
+        with pytest.raises(JournalError, match="another attack writes it"):
+            asked_with(path, Model("direct"), resume=resume)
+    first.close()
+    assert run(path, Model("direct"), ROWS[:1])[1] == 0
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity"])
+def test_what_is_no_number_is_no_score(tmp_path, number):
+    path = tmp_path / "journal"
+    run(path, Model("direct"), ROWS[:2])
+    head, one, two, _ = path.read_bytes().split(b"\n")
+    before, after = one.split(b",[", 1)
+    broken = before + b",[" + number.encode() + b"," + after.split(b",", 1)[1]
+    path.write_bytes(b"\n".join((head, broken, two, b"")))
+    with pytest.raises(JournalError, match=f"journal:2: not a reply: {number}"):
+        asked_with(path, Model("direct"))

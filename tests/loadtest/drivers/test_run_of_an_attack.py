@@ -174,7 +174,7 @@ def test_a_judge_to_whom_everything_is_malformed_is_none():
     result = attack(Judging(), pair, "firewall", means())
     assert "judges success" in result.fault
     assert result.success == Share(0, 0)
-    pair.direct.answer = lambda _row, _client, n: Reply(Said.INVALID, 400) if n > 3 else None
+    pair.direct.answer = lambda _row, _client, n: Reply(Said.INVALID, 400) if n > 8 else None
     assert not attack(Judging(), pair, "firewall", means()).fault
 
 

@@ -231,6 +231,13 @@ def test_refusals_are_of_what_was_decided():
     assert one(results, "hostile_refusals", ">= 0 measured").observed == pytest.approx(0.9)
 
 
+def test_what_was_never_sent_has_failed_too():
+    hung = replace(load(n=1000, dropped=151), errors={"timeout": 8}, said={"answered": 841})
+    check = one(run(hung), "failures", "<= 5 %")
+    assert not check.passed
+    assert "159 of 1000" in check.why
+
+
 def test_what_honest_clients_are_told_is_malformed_is_refused():
     told = replace(load(n=100), said={"answered": 90, "invalid": 10})
     assert one(run(told), "honest_refusals", "<= 1 measured").observed == pytest.approx(0.1)

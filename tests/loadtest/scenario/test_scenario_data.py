@@ -137,7 +137,7 @@ def endpoint():
             "direct": "http://127.0.0.1:1/v2/models/m",
             "firewall": "http://127.0.0.1:2/v2/models/m",
             "contract": CONTRACT,
-            "clients": {"by": "api_key", "count": 6},
+            "clients": {"by": "api_key", "count": 6, "secret": "of-invented-keys"},
         }
     )
     return Endpoint.open(target, features=4)

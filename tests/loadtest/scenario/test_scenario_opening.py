@@ -13,7 +13,7 @@ TARGET = {
     "direct": "http://127.0.0.1:{port}/v2/models/m",
     "firewall": "http://127.0.0.1:{port}/v2/models/m",
     "contract": CONTRACT,
-    "clients": {"by": "api_key", "count": 20},
+    "clients": {"by": "api_key", "count": 20, "secret": "of-invented-keys"},
 }
 LOAD = {"name": "a", "rate": 10, "seconds": 1}
 
@@ -79,7 +79,7 @@ def test_objections_are_all_told_with_their_attack(ground):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"clients": {"by": "api_key", "count": 2}}, "6 clients are needed, 2 there are"),
+        ({"clients": {"by": "header", "count": 2}}, "6 clients are needed, 2 there are"),
         ({"direct": "http://192.0.2.1:80/v2/models/m"}, "not this machine"),
         ({"example": "none.json"}, "none.json"),
     ],

@@ -62,10 +62,16 @@ def test_everything_in_order(run, ground):
 
 
 @pytest.mark.parametrize(
-    ("bound", "status"), [("<= 0.9", 0), ("<= 0.0", 1), (">= 0.1", 1), (">= 0.0", 0)]
+    ("metric", "bound", "status"),
+    [
+        ("honest_refusals", "<= 0.9", 0),
+        ("honest_refusals", "<= 0.0", 1),
+        ("goodput_ratio", ">= 1e9", 1),
+        ("goodput_ratio", ">= 0.0", 0),
+    ],
 )
-def test_thresholds_decide(run, bound, status):
-    results, found = run(thresholds={"honest_refusals": bound})
+def test_thresholds_decide(run, metric, bound, status):
+    results, found = run(thresholds={metric: bound})
     assert found == status
     assert results.checks[0].passed is (status == 0)
 
@@ -178,6 +184,32 @@ def test_a_new_run_takes_nothing_from_an_old_one(run, ground, tmp_path):
     assert not stale.exists()
     assert not (tmp_path / "report" / "site").exists()
     assert "load a direct 0" in again.did
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_steps_of_nobody_knows_which_run_are_not_taken(run, ground, tmp_path, resume):
+    progress = tmp_path / "report" / "progress"
+    run()
+    (progress / "head.json").unlink()
+    again = FakeGround()
+    with pytest.raises(LedgerError, match="no broken run" if resume else "take it away"):
+        run(on=again, resume=resume)
+    assert again.did == []
+    for path in progress.iterdir():
+        path.unlink()
+    assert run(on=again)[1] == 0
+    assert "attack square direct" in again.did
+
+
+def test_steps_of_another_run_are_not_taken(run, tmp_path):
+    progress = tmp_path / "report" / "progress"
+    run()
+    step = progress / "attack.square.direct.json"
+    other = step.read_text().replace('"started": "2', '"started": "1', 1)
+    assert other != step.read_text()
+    step.write_text(other)
+    with pytest.raises(LedgerError, match="of another run"):
+        run(resume=True)
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"version": 99}', "\0"])

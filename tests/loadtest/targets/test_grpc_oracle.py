@@ -78,7 +78,7 @@ def opened(port, **keys):
 def test_rows_are_asked_and_scores_come_back():
     service = Service()
     with serving(service) as port:
-        endpoint = opened(port, clients={"by": "api_key", "count": 2})
+        endpoint = opened(port, clients={"by": "api_key", "count": 2, "secret": "of-invented-keys"})
         assert (endpoint.features, endpoint.classes) == (FEATURES, CLASSES)
         with endpoint.oracle("direct") as oracle:
             reply = oracle.ask(ROW, endpoint.clients[1])

@@ -189,7 +189,7 @@ def test_a_contract_is_learnt_or_said_to_be_missing():
 
 
 def test_invented_keys_are_those_that_the_firewall_is_told(tmp_path):
-    clients = Clients(by="api_key", count=3, secret="s")
+    clients = Clients(by="api_key", count=3, secret=16 * "s")
     path = tmp_path / "keys"
     path.write_text(listing(api_keys(clients)))
     known = read_api_keys(path)
@@ -199,9 +199,17 @@ def test_invented_keys_are_those_that_the_firewall_is_told(tmp_path):
         ((header, key),) = identity.headers
         assert header == "x-api-key"
         assert known[hashlib.sha256(key.encode()).digest()] == name
-    assert api_keys(Clients(by="api_key", count=3, secret="t")) != api_keys(clients)
-    bearer = identities(Clients(by="api_key", count=1, header="Authorization"))
+    assert api_keys(Clients(by="api_key", count=3, secret=16 * "t")) != api_keys(clients)
+    bearer = identities(Clients(by="api_key", secret=16 * "s", header="Authorization"))
     assert bearer["client-00000"].headers[0][1].startswith("Bearer ")
+
+
+def test_keys_are_made_of_no_secret_that_everybody_knows():
+    for keys in ({}, {"count": 3}, {"secret": "short"}):
+        with pytest.raises(ValidationError):
+            Clients(by="api_key", **keys)
+    with pytest.raises(ValidationError):
+        Clients(by="header", secret=16 * "s")
 
 
 @pytest.mark.parametrize(

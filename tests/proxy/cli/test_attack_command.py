@@ -1,5 +1,6 @@
 """``bartizan attack``, from its options to its exit status."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from spoken_stub import FEATURES, Stub, model, serving
 
 from proxy.cli import main
+from proxy.settings.api_keys import read_api_keys
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +63,10 @@ def test_an_attack_is_carried_out_and_told(stub, data):
 
 def test_both_sides_are_attacked_and_tell_clients_apart(stub, data):
     before = len(stub.asked)
-    words = ("--url", url(stub), "--client", "api_key", "--accounts", 2, "--json")
+    words = ("--url", url(stub), "--client", "header", "--accounts", 2, "--json")
     told = json.loads(quick(stub, data, *words).stdout)
     assert [one["side"] for one in told] == ["direct", "firewall"]
-    keys = {headers.get("x-api-key") for _, headers, _, _ in stub.asked[before:]}
+    keys = {headers.get("x-forwarded-for") for _, headers, _, _ in stub.asked[before:]}
     assert None not in keys
     path = data[1].replace("rows.npy", "keys")
     Path(path).write_text("ada:a-key\n")
@@ -153,6 +155,23 @@ def test_a_target_file_says_all(stub, data, tmp_path):
 
 
 def test_the_firewalls_list_of_keys_is_written(tmp_path):
-    path = tmp_path / "keys"
+    path, beside = tmp_path / "list", tmp_path / "list.keys"
     assert run("--write-keys", path, "--tries", 3, "--accounts", 2).exit_code == 0
-    assert len(path.read_text().splitlines()) == 6
+    known = read_api_keys(path)
+    keys = [line.partition(":")[2] for line in beside.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 6
+    assert set(known) == {hashlib.sha256(key.encode()).digest() for key in keys}
+    assert beside.stat().st_mode & 0o777 == 0o600
+    # What a firewall may list already is not made anew; another list of it may be written.
+    assert run("--write-keys", path, "--tries", 3).exit_code == 3
+    assert beside.read_text().count("\n") == 6
+    assert run("--write-keys", tmp_path / "again", "--keys", beside).exit_code == 0
+    assert (tmp_path / "again").read_text() == path.read_text()
+    assert run("--write-keys", tmp_path / "other").exit_code == 0
+    assert not set(read_api_keys(tmp_path / "other")) & set(known)
+
+
+def test_without_keys_nobody_asks_with_keys(stub, data):
+    result = quick(stub, data, "--client", "api_key")
+    assert result.exit_code == 2
+    assert "--write-keys" in result.stderr

@@ -82,6 +82,25 @@ def test_it_writes_a_report_and_shows_it(call, conducted, tmp_path):
     assert seen["command"].startswith("bartizan ")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "target.clients.secret=HUNTER2"],
+        ["--set=target.clients.secret=HUNTER2"],
+        ["--set", 'target.clients={"by": "api_key", "secret": "HUNTER2"}'],
+        ["--set", 'target={"clients": {"secret": "HUNTER2"}}'],
+    ],
+)
+def test_a_report_shows_no_secret_of_the_command_line(call, conducted, monkeypatch, words):
+    seen = conducted()
+    monkeypatch.setattr("sys.argv", ["/usr/bin/bartizan", "loadtest", "run", "t.yaml", *words,
+                                     "--set", "load.steady.rate=50"])  # fmt: skip
+    assert call("run", "t.yaml").exit_code == 0
+    assert "HUNTER2" not in seen["command"]
+    assert "=***" in seen["command"]
+    assert seen["command"].endswith("--set load.steady.rate=50")
+
+
 def test_folder_formats_and_overrides_are_the_command_line_s(call, conducted, tmp_path):
     seen = conducted()
     formats = [part for kind in ("junit", "sarif", "markdown") for part in ("--format", kind)]

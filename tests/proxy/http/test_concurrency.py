@@ -61,7 +61,7 @@ class Server:
         while self.now < until:
             while self.under_way < self.limit.limit:
                 self.send(self.random.choice(sizes))
-            self.limit.held()
+            self.limit.held(self.now)
             self.step()
         return (self.answers - before) / (self.now - began)
 
@@ -187,7 +187,7 @@ def test_a_probe_that_nobody_answers_ends():
     limit = server.limit
     lows = set()
     for _ in range(100_000):
-        limit.held()
+        limit.held(server.now)
         server.now += 0.01
         limit.answered(5.0, 1000, 100, server.now)
         lows.add(limit.limit)
@@ -203,7 +203,7 @@ def test_it_never_leaves_its_bounds():
     for _ in range(20_000):
         now += random.random() * 0.1
         if random.random() < 0.3:
-            limit.held()
+            limit.held(now)
         size, among = random.randrange(1 << 20), random.randrange(1, 50)
         limit.answered(random.expovariate(20), size, among, now)
         assert 1 <= limit.limit <= 50
@@ -219,3 +219,63 @@ def test_a_limit_below_the_least_stays():
     server = Server(1, fixed(0.02), limit=Concurrency(2))
     server.flood(10)
     assert 1 <= server.limit.limit <= 2
+
+
+@pytest.mark.parametrize(("slow", "share"), [(5.0, 0.3), (1.0, 0.4), (20.0, 0.1)])
+def test_requests_that_are_slow_by_themselves_take_no_place_from_others(slow, share):
+    def seconds(size, random):
+        return slow if random.random() < share else 0.01
+
+    server = Server(10_000, seconds, limit=Concurrency(256))
+    server.trickle(50, gap=0.1)
+    for _ in range(2000):
+        while server.under_way < min(120, server.limit.limit):
+            server.send(1000)
+        if server.under_way >= server.limit.limit:
+            server.limit.held(server.now)
+        server.step()
+        assert server.limit.limit == 256
+
+
+def test_a_probe_raises_the_baseline_by_a_fourth_at_most():
+    limit, now = Concurrency(256), 0.0
+    for _ in range(40):
+        now += 0.02
+        limit.answered(0.01, 1000, 1, now)
+    risen = []
+    while now < 100:
+        now += 0.1
+        for _ in range(max(1, limit.limit)):
+            limit.held(now)
+            limit.answered(0.1, 1000, limit.limit, now)
+        if not risen or limit.baseline > risen[-1]:
+            risen.append(limit.baseline)
+    ends = [0.01 * 1.25**probe for probe in range(4)]  # three probes in a hundred seconds
+    assert risen[-1] == pytest.approx(ends[-1])
+    assert {round(end, 9) for end in ends} <= {round(base, 9) for base in risen}
+
+
+def test_what_is_asked_of_other_sizes_moves_no_baseline():
+    limit, now = Concurrency(256), 0.0
+    for _ in range(60):
+        now += 0.2
+        limit.answered(0.1, 1000, 1, now)
+    for kind in range(12, 22):  # slow at a quiet moment, and fast under load
+        now += 3
+        limit.answered(3.0, 1 << kind, 1, now)
+    for turn in range(40):
+        for _ in range(20):
+            now += 0.01
+            limit.held(now)
+            limit.answered(0.1, 1000, 20, now)
+        limit.answered(0.1, 1 << (12 + turn % 10), 20, now)
+        assert limit.limit == 256
+
+
+def test_a_probe_ends_in_time_whatever_ends_or_does_not():
+    server = Server(4, fixed(0.02))
+    limit = server.limit
+    while limit.limit > 1:
+        server.flood(1)
+    limit.check(server.now + 1000)
+    assert limit.limit >= 4

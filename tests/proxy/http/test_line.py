@@ -301,7 +301,8 @@ async def test_whoever_would_wait_too_long_is_told_at_once():
         limit=4,
         baseline=0.02,
         lag=0.0,
-        held=lambda: None,
+        held=lambda now: None,
+        check=lambda now: None,
         answered=lambda *_: None,
         missed=lambda *_: None,
     )
