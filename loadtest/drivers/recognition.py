@@ -20,6 +20,8 @@ TELLING: Final = frozenset(
 )
 """Rules that speak against the client, or against what it sent. What all clients of an endpoint do
 together blames nobody; a fault or a ban recognises nothing."""
+SINGLE: Final = frozenset({rules.OUTLIER.id, rules.DISAGREEMENT.id})
+"""Those that look at one input alone, and are wrong about a share of honest ones."""
 WAIT: Final = 5.0
 """Seconds for the last record to be written: the log is batched."""
 _PAUSE: Final = 0.1
@@ -47,13 +49,9 @@ class AuditReader:
         found: dict[str, tuple[str, ...]] = {}
         for file in self._files():
             for line in self._new_lines(file):
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if record.get("type") == "exchange" and record.get("id") in wanted:
-                    reasons = record.get("reasons") or ()
-                    found[record["id"]] = tuple(str(reason.get("rule", "")) for reason in reasons)
+                name, against = _exchange(line)
+                if name in wanted:
+                    found[name] = against
         return found
 
     def _files(self) -> list[Path]:
@@ -79,15 +77,27 @@ class AuditReader:
         return data[:end].splitlines()
 
 
+def _exchange(line: bytes) -> tuple[str, tuple[str, ...]]:
+    """The id of an exchange and the rules that spoke against it; "" of a line that is none."""
+    try:
+        record = json.loads(line)
+        if record["type"] != "exchange":
+            return "", ()
+        return str(record["id"]), tuple(str(one["rule"]) for one in record.get("reasons") or ())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return "", ()
+
+
 def recognised(
     reader: AuditReader,
     tries: Sequence[TryLog],
     *,
     sleep: Callable[[float], None] = time.sleep,
     wait: float = WAIT,
-) -> tuple[list[int], Mapping[str, int]]:
-    """Of each try that was recognised, the distinct own queries until then; and how often each rule
-    spoke against one of the attack's own.
+) -> tuple[list[int], Mapping[str, int], int]:
+    """Of each try that was recognised, the distinct own queries until then; how often each rule
+    spoke against one of the attack's own; and how many tries nothing but verdicts on single inputs
+    recognised, as they at times do honest rows.
 
     Waits until the last own query of all tries has a record, ``wait`` seconds at most.
     """
@@ -102,14 +112,18 @@ def recognised(
         waited += _PAUSE
     until = []
     spoke: dict[str, int] = {}
+    singly = 0
     for log in tries:
         first = 0
+        told: set[str] = set()
         for name, own in log.exchanges:
             against = found.get(name, ())
             for rule in against:
                 spoke[rule] = spoke.get(rule, 0) + 1
-            if not first and not TELLING.isdisjoint(against):
+            told |= TELLING.intersection(against)
+            if told and not first:
                 first = own
         if first:
             until.append(first)
-    return until, spoke
+            singly += told <= SINGLE
+    return until, spoke, singly

@@ -19,6 +19,7 @@ from loadtest.drivers.judging import Judge, Unjudged
 from loadtest.drivers.recognition import AuditReader, recognised
 from loadtest.evidence.attack_metrics import ABUSE
 from loadtest.evidence.results import AttackResult, Share, Side
+from loadtest.evidence.store import StoreError, plain
 from loadtest.targets.base import REFUSALS, Oracle, Said
 from loadtest.targets.open import OpenOracle
 
@@ -127,16 +128,19 @@ def attack(
         outcome = Outcome((), details=outcome.details)
     until: list[int] = []
     spoke: Mapping[str, int] = {}
+    singly = 0
     known = log is not None and any(one.exchanges for one in asked.tries)
     if log is not None and known:
-        until, spoke = recognised(log, asked.tries)
+        until, spoke, singly = recognised(log, asked.tries)
     reached = [one for one in outcome.tries if one.reached]
     details = dict(outcome.details)
     if spoke:
         details["rules"] = spoke
+    if singly:
+        details["recognised_by_single_inputs_alone"] = singly
     if len(accounts) == 1 and means.tries > 1:
         details["accounts"] = "the tries share their accounts"
-    return AttackResult(
+    result = AttackResult(
         driver=driver.name,
         family=driver.family,
         side=side,
@@ -159,6 +163,13 @@ def attack(
         details=details,
         fault=fault,
     )
+    try:
+        plain(result)
+    except StoreError as error:  # no report can hold it, and it is no measurement
+        told = f"what it found cannot be told: {error}"
+        void = replace(result, success=Share(0, 0), value=None, baseline=None, details={})
+        return replace(void, to_success=(), fault=told)
+    return result
 
 
 def shared_out(means: Means) -> tuple[Means, list[dict[str, str]]]:
@@ -203,6 +214,9 @@ def _in_vain(driver: Driver, asked: Counted, judge: Judge | None) -> str:
     if not any(asked.said[said.value] for said in _DECIDED):
         told = ", ".join(f"{count} {word}" for word, count in sorted(asked.said.items()))
         return f"no query was answered, nor refused by a verdict or a limit: {told or 'none sent'}"
+    failed = asked.said[Said.FAILED.value]
+    if 2 * failed > asked.total:
+        return f"most queries had no answer that can be read: {failed} of {asked.total}"
     if judge is not None and judge.asked and not judge.answered:
         return "the model that judges success takes every row for malformed"
     return ""

@@ -26,6 +26,10 @@ _SPEAK_FOR_ALL: Final = 0.5
 """The share of a round that must have been answered, if the answers' latency is to say anything."""
 
 
+_FAILING: Final = 0.05
+"""The share of a closed loop's requests that may fail, if its rate is to say anything."""
+
+
 class _Missing(Exception):  # noqa: N818 - said, not raised to anyone outside
     """A round that does not carry a value."""
 
@@ -118,8 +122,16 @@ def goodput_ratio(results: Results, selector: str) -> Sequence[Measured]:
 
 
 def ceiling_ratio(results: Results, selector: str) -> Sequence[Measured]:
-    """The same in a closed loop."""
-    return _per_pair(_goodput, is_closed)(results, selector)
+    """The same in a closed loop; with many failures, a rate is no ceiling."""
+
+    def value(pair: Pair) -> float:
+        for side, group in (("direct", pair.direct), ("firewall", pair.firewall)):
+            failed = group.failures
+            if failed.count > _FAILING * failed.total:
+                raise _Missing(f"{side}: {failed.count} of {failed.total} requests failed")
+        return _goodput(pair)
+
+    return _per_pair(value, is_closed)(results, selector)
 
 
 def _goodput(pair: Pair) -> float:

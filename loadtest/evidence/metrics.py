@@ -112,7 +112,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         "ratio", "higher", "load", frozenset({"closed", "pairs"}), load_metrics.ceiling_ratio,
     ),
     "failures": Metric(
-        "honest requests without an answer from the firewall that can be read, or never sent, of all",
+        "honest requests that had no answer that can be read, or were never sent, of all",
         "share", "lower", "load", _OPEN, load_metrics.failures,
     ),
     "shed": Metric(

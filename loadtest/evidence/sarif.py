@@ -136,7 +136,7 @@ def _rule(identity: str, name: str, words: str, tags: tuple[str, ...]) -> Json:
 def _result(
     rule: Mapping[str, Any], level: str, text: str, scenario: str, identity: tuple[str, ...]
 ) -> Json:
-    known = "\n".join((rule["id"], *identity))
+    known = "\n".join((rule["id"], *identity)).encode(errors="replace")
     return {
         "ruleId": rule["id"],
         "level": level,
@@ -147,13 +147,14 @@ def _result(
                 "region": {"startLine": 1},
             }
         }],
-        "partialFingerprints": {_FINGERPRINT: hashlib.sha256(known.encode()).hexdigest()},
+        "partialFingerprints": {_FINGERPRINT: hashlib.sha256(known).hexdigest()},
     }  # fmt: skip
 
 
 def _uri(path: str) -> str:
     """A relative reference: a code host shows findings at files of the repository alone."""
-    return quote(figures.printable(path).removeprefix("./").lstrip("/") or "scenario.yaml")
+    steps = [step for step in figures.printable(path).split("/") if step not in {"", ".", ".."}]
+    return quote("/".join(steps) or "scenario.yaml")
 
 
 def _safe(text: str) -> str:

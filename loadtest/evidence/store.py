@@ -19,6 +19,7 @@ from loadtest.load.hdr import Histogram
 _ADAPTER: Final = TypeAdapter(Results)
 _MOST_FAULTS: Final = 5
 _DEEPEST: Final = 50
+_INTEGERS: Final = 2**63
 
 
 class StoreError(Exception):
@@ -32,8 +33,16 @@ def dump(results: Results) -> bytes:
         StoreError: if a number is not finite, which JSON cannot say, or something in ``details`` is
             no plain value.
     """
-    plain = _plain(results, "")
-    return orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n"
+    return orjson.dumps(plain(results), option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def plain(value: Any) -> Any:
+    """As what JSON has.
+
+    Raises:
+        StoreError: as :func:`dump`.
+    """
+    return _plain(value, "")
 
 
 def write(results: Results, path: Path) -> None:
@@ -107,7 +116,7 @@ def load(data: bytes) -> Results:
         results = _ADAPTER.validate_json(data, strict=True)
     except ValidationError as error:
         raise StoreError(_words(error)) from None
-    unknown = list(_unknown(raw, orjson.loads(dump(results)), ""))
+    unknown = list(_unknown(raw, plain(results), ""))
     if unknown:
         raise StoreError(f"unknown fields: {', '.join(unknown[:_MOST_FAULTS])}")
     faults = list(_faults(results))
@@ -133,6 +142,8 @@ def _plain(value: Any, place: str, depth: int = 0) -> Any:
         # Surrogates come of undecodable names; JSON in UTF-8 has none.
         return value.encode("utf-8", "replace").decode()
     if value is None or isinstance(value, (bool, int)):
+        if value is not None and not -_INTEGERS <= value < _INTEGERS:
+            raise StoreError(f"{place}: a whole number of more than 64 bits")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):

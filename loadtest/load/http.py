@@ -68,7 +68,7 @@ class AnswerReader:
             data, head = data[start:], head - start
         # The servers that matter write it like this; a search that minds no case costs far more.
         at = data.find(b"\r\nContent-Length: ", 0, head)
-        if at >= 0 and status != 304:
+        if at >= 0 and status != 304 and status != 204:  # noqa: PLR1714 - twice as fast as a set
             length = int(data[at + 18 : data.find(b"\r\n", at + 18)])
             if length < 0:
                 raise ValueError("a negative length")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from pydantic import SecretStr
+
 from loadtest.artefacts import FitError
 from loadtest.demo.site import MODEL, Site, Stage, prepare
 from loadtest.drivers.base import Driver
@@ -80,7 +82,9 @@ def _served(
 ) -> Standing:
     stage = prepare()
     folder.mkdir(parents=True, exist_ok=True)
-    clients = Clients(by="api_key", count=scenario.accounts, secret=secrets.token_urlsafe(24))
+    clients = Clients(
+        by="api_key", count=scenario.accounts, secret=SecretStr(secrets.token_urlsafe(24))
+    )
     served = scenario.served
     site = Site(
         folder,

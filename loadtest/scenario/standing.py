@@ -12,7 +12,7 @@ from detectors.training.readers import DataError
 from loadtest.drivers.base import Driver, Means
 from loadtest.drivers.run import attack as carry_out
 from loadtest.evidence.results import AttackResult, LoadResult, Side
-from loadtest.load.ceiling import ceiling
+from loadtest.load.ceiling import CONFIRMED_AT, ceiling
 from loadtest.load.run import rate_of, run
 from loadtest.scenario.data import Material
 from loadtest.scenario.ground import Asking, GroundError, Loading
@@ -114,6 +114,11 @@ class Standing:
         if load.arrivals == "ceiling":
             assert load.seconds is not None  # the settings were checked
             found = ceiling(made, seconds=load.seconds, progress=progress)
+            held = found.confirmed
+            self._notes.append(
+                f"{load.name}, {side}: at {CONFIRMED_AT:g} of the ceiling {held.good} of "
+                f"{held.offered} requests were answered well"
+            )
             # What is compared is the most that was answered; its latency means nothing.
             return [max(found.steps, key=rate_of)]
         tail = self._tail(side)

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from proxy.settings.fields import FilePath, Network
+from proxy.settings.secret import Secret
 from proxy.settings.section import Faults, Section
 from proxy.settings.text import read_text
 
@@ -35,7 +36,7 @@ class Clients(Section):
     """How many there are; with ``keys``, how many of its lines are used, if stated."""
     keys: FilePath | None = None
     """The file of API keys, ``NAME:KEY`` a line. None: keys are made of ``secret``."""
-    secret: Annotated[str, Field(min_length=16)] | None = None
+    secret: Secret | None = None
     """What the keys are made of where no file says them: the same secret gives the same keys. There
     is none unless it is said: whoever knew it could make the keys that a firewall lists."""
     header: HeaderName | None = None
@@ -126,9 +127,11 @@ def api_keys(settings: Clients) -> dict[str, str]:
         if settings.count > len(keys):
             raise ValueError(f"{settings.keys} has {len(keys)} keys, not {settings.count}")
         return dict(list(keys.items())[: settings.count])
+    assert settings.secret is not None  # the settings were checked
+    secret = settings.secret.get_secret_value()
     return {
         f"client-{number:05d}": hashlib.blake2b(
-            f"{settings.secret}/{number}".encode(), digest_size=20
+            f"{secret}/{number}".encode(), digest_size=20
         ).hexdigest()
         for number in range(settings.count)
     }

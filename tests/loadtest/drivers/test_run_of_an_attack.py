@@ -1,7 +1,7 @@
 """One attack from its means to its result: counted, recognised, resumed; faults are told."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -17,7 +17,8 @@ from loadtest.drivers.judging import Judge
 from loadtest.drivers.recognition import TELLING, AuditReader, recognised
 from loadtest.drivers.registry import DRIVERS
 from loadtest.drivers.run import attack, shared_out
-from loadtest.evidence.results import Share
+from loadtest.evidence.results import Results, Share
+from loadtest.evidence.store import dump
 from loadtest.targets.base import Reply, Said
 
 
@@ -122,6 +123,28 @@ def test_an_attack_that_nobody_met_does_not_count(said):
     for decided in (Said.REFUSED, Said.LIMITED):
         kept = attack(Walk(), Pair(lambda *_, d=decided: Reply(d, 403)), "firewall", means())
         assert (kept.success, kept.fault) == (Share(1, 2), "")
+
+
+def test_an_endpoint_that_answers_now_and_then_was_not_attacked():
+    def answering(most):
+        return Pair(lambda *at: None if at[2] <= most else Reply(Said.FAILED, 500))
+
+    assert not attack(Walk(), answering(5), "firewall", means()).fault
+    result = attack(Walk(), answering(4), "firewall", means())
+    assert result.fault == "most queries had no answer that can be read: 6 of 10"
+    assert result.success == Share(0, 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**64, object()])
+def test_what_cannot_be_told_is_a_fault_and_loses_nothing_else(value):
+    class Odd(Walk):
+        def run(self, oracle, judge, given):
+            return replace(super().run(oracle, judge, given), details={"deep": [{"er": value}]})
+
+    result = attack(Odd(), Pair(), "direct", means())
+    assert "details.deep[0].er" in result.fault
+    assert (result.success, result.details, result.queries) == (Share(0, 0), {}, 10)
+    dump(Results("s", "", "", 0.0, 0, "", {}, {}, {}, attacks=(result,)))
 
 
 def test_abuse_may_be_all_malformed():
@@ -285,9 +308,23 @@ def test_a_rotated_log_and_those_of_several_workers_are_followed(tmp_path):
     audit.rename(tmp_path / "audit.jsonl.000000000001")
     audit.write_bytes(b"not json\n" + audit_line("b", "BZ-510") + audit_line("x", kind="event"))
     (tmp_path / "audit.worker-2.jsonl").write_bytes(audit_line("c", "BZ-300"))
-    until, spoke = recognised(reader, [log_of("old", "a", "b"), log_of("c")], wait=0)
+    until, spoke, singly = recognised(reader, [log_of("old", "a", "b"), log_of("c")], wait=0)
     assert until == [3, 1]
     assert spoke == {"BZ-510": 1, "BZ-300": 1}
+    assert singly == 1  # c
+
+
+def test_what_is_no_record_is_passed_over(tmp_path):
+    audit = tmp_path / "audit.jsonl"
+    audit.write_bytes(b"")
+    reader = AuditReader(audit)
+    odd = [
+        b"[]", b"5", b"null", b'"x"', b'{"type":"exchange"}', b'{"type":"exchange","id":["a"]}',
+        b'{"type":"exchange","id":"a","reasons":5}', b'{"type":"exchange","id":"a","reasons":[5]}',
+        b'{"type":"exchange","id":"a","reasons":[{}]}', b"[" * 100_000,
+    ]  # fmt: skip
+    audit.write_bytes(b"\n".join(odd) + b"\n" + audit_line("b", "BZ-300"))
+    assert recognised(reader, [log_of("a", "b")], wait=0) == ([2], {"BZ-300": 1}, 1)
 
 
 def test_what_recognises_nobody_does_not_count():

@@ -107,6 +107,18 @@ def test_overhead_takes_neither_ceilings_nor_loads_beside_attacks():
     assert {found.of for found in METRICS["ceiling_ratio"].measure(results, "")} == {"ceiling"}
 
 
+@pytest.mark.parametrize("side", ["direct", "firewall"])
+def test_a_rate_beside_many_failures_is_no_ceiling(side):
+    loads = {one: load("most", one, arrivals="closed loop") for one in ("direct", "firewall")}
+    assert one(run(*loads.values()), "ceiling_ratio", ">= 0.5").passed
+    sent = loads[side].sent
+    for failed, passes in ((sent // 20, True), (sent // 20 + 1, False)):
+        loads[side] = replace(loads[side], errors={"reset": failed})
+        check = one(run(*loads.values()), "ceiling_ratio", ">= 0.5")
+        assert check.passed is passes
+    assert f"{side}: {failed} of {sent} requests failed" in check.why
+
+
 def test_too_few_answers_bear_no_high_percentile():
     results = run(load(side="direct", n=300), load(n=300))
     assert one(results, "overhead_p99_seconds", "<= 1 s").passed

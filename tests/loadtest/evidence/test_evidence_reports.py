@@ -303,6 +303,16 @@ def test_sarif_keeps_rules_and_fingerprints_from_run_to_run():
     assert "AML.T0043.001" in rules[2]["properties"]["tags"]
 
 
+def test_sarif_takes_any_name_and_pins_it_within_the_repository():
+    odd = attack(success=(1, 20), details={"as": "a\ud800"})
+    for path in ("../../etc/x.yaml", "/etc/x.yaml", "./etc/../etc/x.yaml"):
+        run = json.loads(sarif.render(empty(attacks=(odd,)), path))["runs"][0]
+        (one,) = run["results"]
+        uri = one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        assert uri.endswith("etc/x.yaml")
+        assert ".." not in uri and uri[0] != "/"
+
+
 def test_reports_are_what_their_readers_take(tmp_path):
     if not (LINT / "bin" / "check-jsonschema").exists():
         pytest.skip("no .venv-lint: make .venv-lint/.installed")

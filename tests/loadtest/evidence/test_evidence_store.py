@@ -89,6 +89,16 @@ def test_nan_is_never_written_nor_read(tmp_path):
         store.load(before.replace(b'"seconds": 301.5', b'"seconds": NaN'))
 
 
+@pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1, 10**30])
+def test_very_large_numbers_are_no_results(number):
+    data = store.dump(full()).replace(b'"queries": 10000', b'"queries": %d' % number, 1)
+    assert str(number).encode() in data
+    with pytest.raises(StoreError):
+        store.load(data)
+    with pytest.raises(StoreError, match="64 bits"):
+        store.dump(replace(full(), attacks=(attack(details={"n": number}),)))
+
+
 def test_an_older_file_lacks_what_is_newer():
     assert store.load(changed("loads", 0, "begun", value=REMOVED)).loads[0].begun is None
 

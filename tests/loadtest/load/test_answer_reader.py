@@ -10,6 +10,7 @@ from loadtest.load.http import AnswerReader
 ANSWERS = {
     "length": (OK, 200, False),
     "no body": (b"HTTP/1.1 204 No Content\r\n\r\n", 204, False),
+    "no body of a length": (b"HTTP/1.1 204 x\r\nContent-Length: 10\r\n\r\n", 204, False),
     "not modified": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n", 304, False),
     "chunked": (CHUNKED, 200, False),
     "trailers": (

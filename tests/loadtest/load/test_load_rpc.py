@@ -15,6 +15,15 @@ from loadtest.load.plan import Part, Tls  # noqa: E402 - what needs the extra is
 CALLS = [((("x-client", str(i)),), bytes([i])) for i in range(4)]
 
 
+@pytest.fixture(autouse=True)
+def proxied(monkeypatch):
+    """An environment whose proxy nobody is to be asked by."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @asynccontextmanager
 async def serving(answer, *, start=True):
     """A server whose every call is ``answer(message, context)``."""

@@ -18,6 +18,15 @@ SERVICE = "inference.GRPCInferenceService"
 ROW = np.random.default_rng(1).normal(size=FEATURES).astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def proxied(monkeypatch):
+    """An environment whose proxy nobody is to be asked by."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
 class Service:
     """Answers one model, or ends calls with a status."""
 

@@ -35,6 +35,13 @@ def channels(*ports, clock=lambda: 0.0, message_bytes=2**20, **limits):
     return Channels(addresses, PoolLimits(**limits), clock=clock, message_bytes=message_bytes)
 
 
+@pytest.fixture(autouse=True)
+def proxied(monkeypatch):
+    """An environment whose proxy nobody is to be asked by."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+
 @pytest.fixture
 async def server():
     async with ModelServer().running() as running:
