@@ -143,11 +143,13 @@ def gather(logs: list[Path], question: Question, key: bytes | None = None) -> Ev
         # A process's first record may be gone while other chains still hold its like: so configured
         # records of all chains are known before any exchange is looked at.
         verify_chains(path, key=key, seen=lambda _: _configured(known, question.endpoint.name))
+    # The same log may be named twice, or in a copy: its exchanges count once.
+    told: set[int] | None = set() if len(logs) > 1 else None
     for index, path in enumerate(logs):
         prefix = f"{index}:" if len(logs) > 1 else ""
 
         def seen(name: str, prefix: str = prefix) -> Callable[[dict[str, Any]], None]:
-            return _Chain(evidence, question, known, f"{prefix}{name}").take
+            return _Chain(evidence, question, known, f"{prefix}{name}", told).take
 
         reports = verify_chains(path, key=key, seen=seen)
         if not reports:
@@ -178,12 +180,14 @@ class _Chain:
         question: Question,
         known: Mapping[str, Mapping[str, Any]],
         name: str,
+        told: set[int] | None,
     ) -> None:
         settings, endpoint = question.settings, question.endpoint
         self._evidence = evidence
         self._question = question
         self._known = known
         self._name = name
+        self._told = told
         self._life = 0
         self._latest = 0.0
         self._switches = Switches(settings, endpoint)
@@ -254,6 +258,11 @@ class _Chain:
         if record.get("id") in question.rightly:
             self._evidence.rightly.add(str(record["id"]))
             return "that are said to be rightly flagged"
+        if self._told is not None:
+            number = hash(record.get("id") if isinstance(record.get("id"), str) else None)
+            if number in self._told:
+                return "told before, in another of the logs"
+            self._told.add(number)
         return ""
 
     def _count(self, record: Mapping[str, Any], at: float) -> None:

@@ -70,7 +70,7 @@ class Log:
             "enforced": "allow",
             "would_block": bool(rules),
             "reasons": [{"rule": rule, "atlas": [], "detail": ""} for rule in rules],
-            "id": f"id-{self._link.seq}",
+            "id": f"{self.path.parent.name}-{self._link.seq}",
             "client": client,
             "status": 200,
             "rows": 1,

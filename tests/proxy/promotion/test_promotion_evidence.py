@@ -53,6 +53,15 @@ def test_honest_traffic_will_do(path, log):
     assert len(evidence.hours) == 48
 
 
+def test_a_log_that_is_named_twice_counts_once(path, log):
+    log.honest(200, **SCORED)  # twice as many would do
+    log.close()
+    evidence, missing = weigh(path, logs=[log.path, log.path])
+    assert evidence.requests == 200
+    assert evidence.left_out == {"told before, in another of the logs": 200}
+    assert "flagged rows" in missing
+
+
 def test_too_little_says_how_much_more(path, log):
     log.honest(200, **SCORED)
     log.close()
