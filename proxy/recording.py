@@ -106,11 +106,14 @@ def note(visit: Visit, head: Head, body: bytes, wall: float) -> dict[str, Any]:
 
 
 def kept_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Those that say how a body is to be read. The first of equal names, as the gateway has it."""
+    """Those that say how a body is to be read. The first of equal names, as the gateway has it. Of
+    SageMaker's own it is enough that they were there: their values are the client's affair."""
     kept: dict[str, str] = {}
     for name, value in headers:
-        if name in _HEADERS or name.startswith(_PREFIX):
+        if name in _HEADERS:
             kept.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        elif name.startswith(_PREFIX):
+            kept[name.decode("latin-1")] = "..."
     return kept
 
 

@@ -33,6 +33,10 @@ def read(kind: type[K], knobs: Mapping[str, Any]) -> K:
         return kind.model_validate(dict(knobs))
     except ValidationError as problem:
         faults = (
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in problem.errors()
+            f"there is no knob {'.'.join(map(str, fault['loc']))!r}; "
+            f"there are: {', '.join(sorted(kind.model_fields))}"
+            if fault["type"] == "extra_forbidden"
+            else f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in problem.errors()
         )
         raise ValueError("; ".join(faults)) from None

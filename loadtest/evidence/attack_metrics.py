@@ -73,7 +73,7 @@ def queries_to_recognition(attack: AttackResult, q: float) -> Measured:
     if found is None:
         return Measured(name(attack), None, "no tries")
     how = f"{known.count} of {known.total} tries recognised, {found.level:.0%} interval"
-    return Measured(name(attack), found.estimate, how)
+    return Measured(name(attack), found.estimate, how, level=found.level)
 
 
 def _gain(attack: AttackResult) -> Measured:

@@ -14,7 +14,7 @@ from loadtest.evidence.markdown import escape, table_lines
 from loadtest.evidence.measured import Measured
 from loadtest.evidence.metrics import METRICS, Metric
 from loadtest.evidence.results import Estimate, Results
-from loadtest.evidence.statistics import difference, difference_of_means
+from loadtest.evidence.statistics import LEVEL, difference, difference_of_means
 from loadtest.evidence.tables import Table
 
 Verdict = Literal["better", "worse", "unchanged", "not comparable"]
@@ -151,6 +151,9 @@ def _change(
         return Change(name, of, *values, None, "not comparable", told)
     assert old is not None
     assert new is not None
+    if min(old.level, new.level) < LEVEL:
+        told = "too few tries for an interval at 95 %"
+        return Change(name, of, *values, None, "not comparable", told)
     if not all(map(math.isfinite, (*_ends(before), *_ends(after)))):
         return _unreached(name, of, before, after)
     if old.rounds and new.rounds:

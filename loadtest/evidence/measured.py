@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.evidence.results import Estimate, Share
-from loadtest.evidence.statistics import median, of_share
+from loadtest.evidence.statistics import LEVEL, median, of_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,14 @@ class Measured:
         estimate: None: it could not be measured, and ``how`` says why.
         how: in words: what is behind the value and its interval.
         rounds: the values of single rounds, where the interval is over rounds.
+        level: of the interval, where there are too few values for 95 %.
     """
 
     of: str
     estimate: Estimate | None
     how: str
     rounds: tuple[float, ...] = ()
+    level: float = LEVEL
 
 
 def share(of: str, found: Share, what: str) -> Measured:

@@ -12,7 +12,7 @@ from loadtest.attacks.tables import wilson
 from loadtest.evidence.results import Estimate, Share
 
 Z: Final = 1.959963984540054
-_LEVEL: Final = 0.95
+LEVEL: Final = 0.95
 
 # The 97.5 % quantile of Student's t, by degrees of freedom from 1.
 _T: Final = (
@@ -79,7 +79,7 @@ def quantile(values: Sequence[float], q: float) -> Ordered | None:
     mass = [_binomial(k, n, q) for k in range(n + 1)]
     low, high = rank, rank + 1
     held = mass[rank]
-    while held < _LEVEL and (low > 1 or high <= n):
+    while held < LEVEL and (low > 1 or high <= n):
         # The side that brings more; where there is no value left, the other.
         below = mass[low - 1] if low > 1 else -1.0
         above = mass[high] if high <= n else -1.0

@@ -15,17 +15,17 @@ _STYLES: Final = {"FAILED": "bold red", "passed": "green", "worse": "bold red", 
 
 
 def show(results: Results, console: Console) -> None:
-    """Prints every table, the thresholds last, and how it ended.
+    """Prints how it ended, the thresholds, and every other table.
 
     What came from servers is printed as it is: neither markup nor escapes in it have an effect.
     """
+    style = "green" if results.passed else "bold red"
+    console.print(tables.verdict(results), style=style, markup=False, highlight=False)
     found = tables.tables(results)
-    for table in sorted(found, key=lambda one: one.key == "checks"):
+    for table in sorted(found, key=lambda one: one.key != "checks"):
         show_table(table, console)
     for note in tables.notes(results):
         console.print(f"Note: {note}", markup=False, highlight=False)
-    style = "green" if results.passed else "bold red"
-    console.print(tables.verdict(results), style=style, markup=False, highlight=False)
 
 
 def show_table(table: Table, console: Console) -> None:

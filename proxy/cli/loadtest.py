@@ -17,6 +17,8 @@ import click
 from proxy.settings.problems import SettingsError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from loadtest.evidence.results import Results
     from loadtest.scenario.settings import Format, Scenario
 
@@ -24,6 +26,7 @@ EXIT_FAILED: Final = 1
 EXIT_CONFIGURATION: Final = 3
 EXIT_UNREACHABLE: Final = 4
 
+_LEAST_WIDTH: Final = 120
 _FOLDER: Final = Path("report")
 _FORMATS: Final = ("json", "html", "junit", "sarif", "markdown")
 _SECRET: Final = re.compile(r"clients|secret|key|password|token|header", re.IGNORECASE)
@@ -107,7 +110,7 @@ def run(  # noqa: PLR0917 - by name, as click calls it
         sys.stdout.buffer.write((folder / "results.json").read_bytes())
         sys.stdout.flush()
     else:
-        terminal.show(results, Console(highlight=False))
+        terminal.show(results, _tables(sys.stdout))
     for one in paths:
         console.print(f"written: {one}", markup=False, soft_wrap=True)
     raise SystemExit(status)
@@ -171,8 +174,6 @@ def metrics(as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The file; none: standard output.")
 def compare(first: Path, second: Path, tolerance: float, kind: str, out: Path | None) -> None:
     """Compare two runs. Exit status 1 if the second is worse in anything."""
-    from rich.console import Console  # noqa: PLC0415 - as above
-
     from loadtest.evidence import compare as comparing  # noqa: PLC0415
     from loadtest.evidence.terminal import show_table  # noqa: PLC0415
 
@@ -183,7 +184,7 @@ def compare(first: Path, second: Path, tolerance: float, kind: str, out: Path | 
         _put(comparing.as_markdown(found).encode(), out)
     else:
         with _texts(out) as file:
-            console = Console(file=file, highlight=False)
+            console = _tables(file)
             show_table(comparing.table(found), console)
             for words in (*found.faults, *found.notes, comparing.verdict(found)):
                 console.print(words, markup=False, soft_wrap=True)
@@ -203,15 +204,13 @@ def compare(first: Path, second: Path, tolerance: float, kind: str, out: Path | 
 )
 def report(path: Path, kind: Format | Literal["text"], out: Path | None, scenario: str) -> None:
     """Make a report of a run's results."""
-    from rich.console import Console  # noqa: PLC0415 - as above
-
     from loadtest.evidence import terminal  # noqa: PLC0415
     from loadtest.scenario.reports import ReportError, rendered  # noqa: PLC0415
 
     results = _results(path)
     if kind == "text":
         with _texts(out) as file:
-            terminal.show(results, Console(file=file, highlight=False))
+            terminal.show(results, _tables(file))
         return
     try:
         _put(rendered(results, kind, scenario), out)
@@ -274,6 +273,16 @@ def _texts(out: Path | None) -> Iterator[TextIO]:
         _end(f"{out}: {error.strerror or error}", EXIT_FAILED)
     with file:
         yield file
+
+
+def _tables(file: TextIO) -> Console:
+    """What tables are printed on: a log has no width, and its columns need some."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal and console.width < _LEAST_WIDTH:
+        console.width = _LEAST_WIDTH
+    return console
 
 
 def _command() -> str:

@@ -10,6 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from proxy.cli.client_tables import printable
+
 _LIMITS = (
     "What another configuration would decide is told of the very requests that were sent: a client "
     "that had been refused, or answered otherwise, would have asked otherwise from there on."
@@ -30,7 +32,7 @@ def print_log(told: dict[str, Any]) -> None:
     for why, count in told["as_recorded"].items():
         click.echo(f"  {count} taken as recorded: {why}")
     for one in told["differences"]:
-        click.echo(f"  {one['time']} {one['id']}")
+        click.echo(f"  {printable(one['time'])} {printable(one['id'])}")
         for name, pair in one["differs"].items():
             click.echo(f"    {name}: was {json.dumps(pair['was'])}, now {json.dumps(pair['now'])}")
     if told["unequal"] > len(told["differences"]):
@@ -63,7 +65,7 @@ def _print_change(change: dict[str, Any]) -> None:
         grid = _table(title, "client", "exchanges", "newly refused", "newly passed")
         for one in clients["most_changed"]:
             shares = (_share(one[name]) for name in ("newly_refused", "newly_passed"))
-            grid.add_row(one["client"], str(one["exchanges"]), *shares)
+            grid.add_row(printable(one["client"]), str(one["exchanges"]), *shares)
         console.print(grid)
     console.print(_LIMITS)
 

@@ -11,6 +11,7 @@ from proxy.settings.endpoint import Endpoint
 from proxy.settings.load import MAX_BYTES, load_as
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError, Source
+from proxy.settings.section import Place
 from proxy.settings.text import read_text
 
 
@@ -54,21 +55,21 @@ class Amendments:
 
     def _amend(self, document: Document) -> None:
         whole = document.value
-        if self.bundle is not None:
-            self._endpoint(whole)["bundle"] = str(self.bundle.absolute())
-        if self.policy is not None:
-            _merge(self._endpoint(whole), _keys(self.policy))
+        if self.bundle is not None or self.policy is not None:
+            index = _endpoint(whole, self.endpoint)
+            keys = _keys(self.policy) if self.policy is not None else {}
+            if self.bundle is not None:
+                keys = {"bundle": str(self.bundle.absolute())} | keys
+            _merge(document, ("endpoints", index), whole["endpoints"][index], keys)
         for change in self.changes:
             key, equals, text = change.partition("=")
             if not equals or not key:
                 raise NoSuchEndpointError(f"--set {change}: must read KEY=VALUE")
-            _put(whole, key.split("."), resolve(text), change)
-
-    def _endpoint(self, whole: dict[str, Any]) -> dict[str, Any]:
-        return _endpoint(whole, self.endpoint)
+            _put(document, key.split("."), resolve(text), change)
 
 
-def _endpoint(whole: dict[str, Any], name: str | None) -> dict[str, Any]:
+def _endpoint(whole: dict[str, Any], name: str | None) -> int:
+    """Where in the list it stands."""
     given = whole.get("endpoints")
     every = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
     found = [one for one in every if name is None or one.get("name") == name]
@@ -78,22 +79,26 @@ def _endpoint(whole: dict[str, Any], name: str | None) -> dict[str, Any]:
     if not found:
         names = ", ".join(str(one.get("name")) for one in every)
         raise NoSuchEndpointError(f"no endpoint is named {name!r}; there are: {names}")
-    return found[0]
+    return next(i for i, one in enumerate(whole["endpoints"]) if one is found[0])
 
 
-def _put(whole: dict[str, Any], steps: list[str], value: Any, change: str) -> None:
-    holder: Any = whole
+def _put(document: Document, steps: list[str], value: Any, change: str) -> None:
+    holder: Any = document.value
+    place: Place = ()
     if steps[0] == "endpoints" and len(steps) > 2:
-        holder, steps = _endpoint(whole, steps[1]), steps[2:]
+        index = _endpoint(holder, steps[1])
+        holder, steps, place = holder["endpoints"][index], steps[2:], ("endpoints", index)
     for step in steps[:-1]:
         if isinstance(holder, dict) and holder.get(step) is None:
             holder[step] = {}
+            _written(document, (*place, step))
         if not isinstance(holder, dict):
             raise NoSuchEndpointError(f"--set {change}: {step} stands in no section")
-        holder = holder[step]
+        holder, place = holder[step], (*place, step)
     if not isinstance(holder, dict):
         raise NoSuchEndpointError(f"--set {change}: {steps[-1]} stands in no section")
     holder[steps[-1]] = value
+    _written(document, (*place, steps[-1]))
 
 
 def _keys(path: Path) -> dict[str, Any]:
@@ -112,11 +117,20 @@ def _keys(path: Path) -> dict[str, Any]:
     return keys
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
+def _merge(document: Document, place: Place, below: dict[str, Any], above: dict[str, Any]) -> None:
     """Puts keys in place of others; sections are merged, lists are not."""
     for name, value in above.items():
         held = below.get(name)
         if isinstance(held, dict) and isinstance(value, dict):
-            _merge(held, value)
+            _merge(document, (*place, name), held, value)
         else:
             below[name] = value
+            _written(document, (*place, name))
+
+
+def _written(document: Document, place: Place) -> None:
+    """Has what is wrong with a changed key be told by its name, at the section that it is put in:
+    the file's own value of it is not the one that is wrong."""
+    _, position = document.find(place[:-1])
+    document.values[place] = document.keys[place] = position
+    document.substituted.discard(place)

@@ -120,7 +120,7 @@ class Expectation(Section):
     """Whether the answer was made coarse."""
     within: Annotated[int, Field(ge=1)] | None = None
     """It comes so at the latest with this request, the first being 1."""
-    at_least: Annotated[int, Field(ge=0)] | None = None
+    at_least: Annotated[int, Field(ge=1)] | None = None
     """So many requests at least end so."""
     at_most: Annotated[int, Field(ge=0)] | None = None
     """So many at most."""
@@ -184,8 +184,18 @@ class Step(Section):
             faults.add("there is nothing to expect of a step that sends nothing", "expect")
         if self.rows is not None and self.client is None:
             faults.add("rows are sent by a client", "rows")
+        if self.expect is not None:
+            self._check_counts(self.expect, faults)
         faults.report()
         return self
+
+    def _check_counts(self, expect: Expectation, faults: Faults) -> None:
+        """A count that nothing could miss, or nothing reach, asserts nothing."""
+        for name in ("within", "at_least"):
+            if (getattr(expect, name) or 0) > self.repeat:
+                faults.add(f"only {self.repeat} are sent: see repeat", "expect", name)
+        if expect.at_most is not None and expect.at_most >= self.repeat:
+            faults.add(f"holds whatever happens: only {self.repeat} are sent", "expect", "at_most")
 
 
 class Test(Section):
@@ -197,6 +207,14 @@ class Test(Section):
     """The endpoint; none: the file's."""
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
     """In their order."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Test:
+        faults = Faults()
+        if all(step.expect is None for step in self.steps):
+            faults.add("expects nothing: it could not fail", "steps")
+        faults.report()
+        return self
 
 
 class PolicyTests(Section):
@@ -216,3 +234,14 @@ class PolicyTests(Section):
     """When each test begins, in seconds since 1970; none: 2030-01-01."""
     tests: Annotated[tuple[Test, ...], Field(min_length=1)]
     """The tests."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PolicyTests:
+        faults = Faults()
+        seen: set[str] = set()
+        for index, test in enumerate(self.tests):
+            if test.name in seen:
+                faults.add("another test has this name", "tests", index, "name")
+            seen.add(test.name)
+        faults.report()
+        return self

@@ -114,6 +114,11 @@ class Trial:
         await stage.prepare()
         self._random = np.random.default_rng(self.tests.seed)
         endpoint = self._endpoint(test.endpoint or self.tests.endpoint)
+        if endpoint.contract is None:
+            raise TrialError(
+                f"endpoint {endpoint.name} learns its contract from its server, and no server is "
+                "asked here: state the contract in the configuration"
+            )
         for one in stage.generation.pipeline.endpoints:
             for binding in one.bindings:
                 binding.codec = cast("Codec", Prompted(binding.codec))

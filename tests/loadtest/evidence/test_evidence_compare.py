@@ -67,6 +67,18 @@ def test_more_is_better_where_it_is():
     assert (queries.verdict, queries.difference, queries.after) == ("worse", None, None)
 
 
+@pytest.mark.parametrize("until", [(1, 1), (1, 900), ()])
+def test_an_interval_that_too_few_tries_bear_is_not_compared(until):
+    def two(*queries):
+        return run(attacks=[attack(recognised=(len(queries), 2), to_recognition=queries)])
+
+    found = compare.compare(two(500, 600), two(*until))
+    for metric in ("queries_to_recognition_median", "queries_to_recognition_p95"):
+        change = of(found, metric)
+        assert (change.verdict, change.difference) == ("not comparable", None)
+        assert "too few tries" in change.why
+
+
 def test_few_tries_are_no_evidence():
     before = run(attacks=[attack(success=(0, 3))])
     after = run(attacks=[attack(success=(1, 3))])

@@ -203,7 +203,10 @@ def test_metrics_and_schema(call):
 
 def test_a_report_is_made_of_results_again(call, tmp_path):
     write(RESULTS, tmp_path / "r.json")
-    assert "square" in call("report", "r.json").stdout
+    told = call("report", "r.json").stdout
+    assert "square" in told
+    assert "threshold" in told.splitlines()[0].lower()
+    assert 80 < max(map(len, told.splitlines())) <= 120
     for kind, words in (
         ("html", "<html"),
         ("junit", "<testsuite"),

@@ -106,9 +106,34 @@ def test_what_is_not_as_expected_is_told_with_its_reasons(folder, what):
     assert words in done.output
 
 
+EXPECTING = {"client": "a", "rows": "odd", "expect": "allow"}
 FAULTY = {
-    "no such data": ({"client": "a", "rows": "honset[0]"}, "no data are named 'honset'"),
-    "no such row": ({"client": "a", "rows": "odd[7]"}, "odd[7]: there are only 3 rows"),
+    "nothing expected": ({"client": "a", "rows": "odd"}, "expects nothing: it could not fail"),
+    "only time": ({"advance": "1d"}, "expects nothing: it could not fail"),
+    "never reached": (
+        {"client": "a", "rows": "odd", "repeat": 3, "expect": {"action": "block", "within": 500}},
+        "only 3 are sent",
+    ),
+    "at least too many": (
+        {"client": "a", "rows": "odd", "expect": {"action": "block", "at_least": 2}},
+        "only 1 are sent",
+    ),
+    "at most all": (
+        {"client": "a", "rows": "odd", "repeat": 2, "expect": {"action": "block", "at_most": 2}},
+        "holds whatever happens",
+    ),
+    "at least none": (
+        {"client": "a", "rows": "odd", "expect": {"action": "block", "at_least": 0}},
+        "greater than or equal to 1",
+    ),
+    "no such data": (
+        {"client": "a", "rows": "honset[0]", "expect": "allow"},
+        "no data are named 'honset'",
+    ),
+    "no such row": (
+        {"client": "a", "rows": "odd[7]", "expect": "allow"},
+        "odd[7]: there are only 3 rows",
+    ),
     "nothing": ({"client": "a"}, "needs one of rows, request, advance, ban, forgive"),
     "no client": ({"rows": "odd"}, "rows are sent by a client"),
     "no rule": ({"client": "a", "rows": "odd", "expect": {"rule": "BZ-1"}}, "is no rule"),
@@ -127,10 +152,27 @@ def test_a_faulty_file_is_refused_with_the_place(folder, what):
     assert words in done.output
 
 
+def test_two_tests_of_one_name_are_refused(folder):
+    told = json.loads(steps(EXPECTING))
+    told["tests"] *= 2
+    done = run(folder, json.dumps(told))
+    assert done.exit_code == 3
+    assert "another test has this name" in done.output
+
+
 def test_what_does_not_fit_the_model_is_said(folder):
-    done = run(folder, steps({"client": "a", "rows": [[1.0, 2.0]]}))
+    done = run(folder, steps({"client": "a", "rows": [[1.0, 2.0]], "expect": "allow"}))
     assert done.exit_code == 3
     assert "bartizan: " in done.output
+
+
+def test_a_contract_that_would_be_learnt_is_said(folder):
+    told = json.loads((folder / "bartizan.yaml").read_text())
+    del told["endpoints"][0]["contract"]
+    (folder / "learnt.yaml").write_text(json.dumps(told))
+    done = run(folder, steps(EXPECTING, configuration="learnt.yaml"))
+    assert done.exit_code == 3
+    assert "endpoint m learns its contract" in done.output
 
 
 def test_the_model_says_what_the_file_says(folder):

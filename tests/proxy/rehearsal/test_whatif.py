@@ -114,7 +114,7 @@ def test_quotas_that_would_have_been(log):
         ({"endpoint": "x", "bundle": Path("x")}, NoSuchEndpointError, "no endpoint is named 'x'"),
         ({"changes": ("endpoints.x.mode=monitor",)}, NoSuchEndpointError, "there are: m"),
         ({"changes": ("mode",)}, NoSuchEndpointError, "KEY=VALUE"),
-        ({"changes": ("endpoints.m.mood=monitor",)}, SettingsError, "unknown key"),
+        ({"changes": ("endpoints.m.mood=monitor",)}, SettingsError, r"endpoints\[0\]\.mood"),
         ({"changes": ("endpoints.m.name=n",)}, NoSuchEndpointError, "name"),
         ({"changes": ("endpoints.m.false_positive_budget=1e-9",)}, BuildError, "budget"),
     ],
@@ -123,6 +123,13 @@ def test_what_cannot_be_asked_is_said(log, given, error, words):
     path, audit = log
     with pytest.raises(error, match=words):
         asyncio.run(of_log(audit, path, Amendments(**given), 3))
+
+
+def test_what_is_wrong_in_a_policy_is_told_by_its_key(configuration, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("on_outlier: throttle\n")
+    with pytest.raises(SettingsError, match=r"endpoints\[0\]\.on_outlier: must be"):
+        Amendments(policy=policy).load(configuration())
 
 
 def sample(rows, tmp_path):
