@@ -1,6 +1,7 @@
 """``bartizan loadtest``: what it prints, what it writes, and its exit status."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
