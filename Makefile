@@ -127,11 +127,17 @@ mutate: .venv/.project
 # project's hold for every platform and Python; a real server's for the one that it is made for.
 UV = $(UV_LINKS) .venv-uv/bin/uv pip compile --quiet --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
 UNIVERSAL = $(UV) --universal --python-version 3.11
+# What the image serves with: the versions that the tests ran with.
+IMAGE = $(UNIVERSAL) pyproject.toml -c requirements/dev.lock
 
 lock: .venv-uv/.installed
 	$(UNIVERSAL) pyproject.toml -o requirements/run.lock
 	$(UNIVERSAL) pyproject.toml --all-extras --group dev -o requirements/dev.lock
-	for name in $(LOCKED) uv; do \
+	$(IMAGE) --extra redis --extra ext-proc --extra images -o requirements/image-lean.lock
+	$(IMAGE) --extra redis --extra ext-proc --extra images --extra fast -o requirements/image.lock
+	$(IMAGE) --extra redis --extra ext-proc --extra images --extra fast --extra onnx -o requirements/image-onnx.lock
+	$(IMAGE) --extra train -o requirements/image-demo.lock
+	for name in $(LOCKED) image-build uv; do \
 	    case $$name in helm) alone=--no-deps;; *) alone=;; esac; \
 	    $(UV) $$alone --python-version 3.11 requirements/$$name.in -o requirements/$$name.lock || exit; \
 	done

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from importlib import import_module
 from ssl import SSLContext
@@ -55,6 +56,8 @@ FORWARDED: Final = (
 )
 """Request headers that are passed on as the client sent them. Of the others, only a valid trace
 context goes on."""
+
+_DAY: Final = 86_400.0  # seconds
 
 
 class BuildError(Exception):
@@ -214,13 +217,15 @@ def listener_address(settings: Settings) -> Address:
 
 
 def check_grpc_certificate(settings: Settings) -> None:
-    """Reads what gRPC's listener is to present, for nothing.
+    """Reads what the listeners of gRPC are to present, for nothing.
 
     Raises:
-        BuildError: if the certificate or its key cannot be used.
+        BuildError: if a certificate or its key cannot be used.
     """
     if settings.grpc is not None:
         _server_context(settings.grpc.tls, "grpc.tls")
+    if settings.ext_proc is not None:
+        _server_context(settings.ext_proc.tls, "ext_proc.tls")
 
 
 def grpc_listener(
@@ -246,6 +251,36 @@ def grpc_listener(
         )
     except (ImportError, OSError, ValueError) as error:
         raise BuildError(f"grpc: {error}") from error
+    return made
+
+
+def ext_proc_listener(
+    settings: Settings,
+    application: Application,
+    *,
+    clock: Callable[[], float],
+    reuse_port: bool,
+) -> TakesCalls:
+    """The listener for Envoy's external processing, as configured.
+
+    Args:
+        clock: monotonic seconds.
+        reuse_port: whether other processes listen on the same port.
+
+    Raises:
+        BuildError: if gRPC or Envoy's messages are not installed, or a certificate cannot be used.
+    """
+    try:
+        # Imported where it is asked for: they are an extra.
+        made: TakesCalls = import_module("proxy.build_ext_proc").listener(
+            settings, application, clock=clock, reuse_port=reuse_port
+        )
+    except ImportError as error:
+        raise BuildError(
+            f"ext_proc: {error}: it needs the extra ext-proc: pip install bartizan[ext-proc]"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BuildError(f"ext_proc: {error}") from error
     return made
 
 
@@ -487,7 +522,18 @@ def _watched(endpoint: EndpointSettings, bundle: Bundle | None) -> Watched:
         (agreement or scorer).calibration.alpha,
         bundle.digest,
         _least_flagged(agreement.calibration, agreement.threshold) if agreement else None,
+        _moment(bundle.manifest.created),
+        endpoint.bundle_max_age_days * _DAY,
     )
+
+
+def _moment(created: str) -> float:
+    """RFC 3339 as seconds since the epoch; 0, which is as stale as can be, if it is none."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return 0.0
+    return moment.timestamp() if moment.tzinfo else 0.0
 
 
 def _least_flagged(calibration: Calibration, threshold: float) -> float:

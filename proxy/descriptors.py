@@ -5,6 +5,21 @@ from __future__ import annotations
 import resource
 import sys
 from contextlib import suppress
+from typing import Final
+
+from proxy.settings.models import Settings
+
+_SPARE: Final = 64
+
+
+def needed_for(settings: Settings) -> int:
+    """How many a process may have open at once under this configuration."""
+    connections = settings.http.connections
+    needed = connections + connections // 4 + _SPARE
+    needed += sum(endpoint.connections * len(endpoint.upstream) for endpoint in settings.endpoints)
+    if settings.grpc is not None:
+        needed += settings.grpc.connections
+    return needed
 
 
 def raise_limit(needed: int) -> int:

@@ -214,14 +214,17 @@ class Identifier:
         return text
 
     def _certificate(self, _: Headers, peer: Peer, place: _Place) -> Identity | None:
+        if peer.subject:
+            subject = _told_subject(peer.subject)
+            return self._name("mtls", subject, place.identity.subnet) if subject else None
         certificate = peer.certificate
         if certificate is None:
             return None
-        subject = self._subjects.get(certificate)
-        if subject is None:
-            subject = certificate_subject(certificate)
-            _remember(self._subjects, certificate, subject, _CERTIFICATES)
-        return self._name("mtls", subject, place.identity.subnet) if subject else None
+        known = self._subjects.get(certificate)
+        if known is None:
+            known = certificate_subject(certificate)
+            _remember(self._subjects, certificate, known, _CERTIFICATES)
+        return self._name("mtls", known, place.identity.subnet) if known else None
 
     def _api_key(self, head: Headers, _: Peer, place: _Place) -> Identity | None:
         key = head.get(self._key_header)
@@ -266,6 +269,15 @@ def certificate_subject(der: bytes) -> str:
     if len(uris) != 1 or len(uris[0]) > _SPIFFE_BYTES or not _SPIFFE.fullmatch(uris[0]):
         return ""
     return uris[0]
+
+
+def _told_subject(name: str) -> str:
+    """What a proxy says that a certificate stands for: a SPIFFE ID or a distinguished name."""
+    if len(name) > _SPIFFE_BYTES:
+        return ""
+    if name.startswith("spiffe:"):
+        return name if _SPIFFE.fullmatch(name) else ""
+    return name
 
 
 def _network(address: Address, prefix: int) -> str:

@@ -179,7 +179,8 @@ class Pipeline:
             if request is None:
                 await self._answer(exchange, visit)
                 return
-            response = await visit.binding.pool.send(Permit(record.decision, request))
+            upstream = exchange.upstream or visit.binding.pool
+            response = await upstream.send(Permit(record.decision, request))
             record.answered = self._clock()
             record.status = response.status
             if response.status >= 400:

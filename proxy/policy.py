@@ -41,17 +41,7 @@ _SWITCHABLE: Final = (
 CLIMB: Final = 7.0
 """Nats of evidence from one step of the ladder to the next: a factor of about a thousand."""
 
-_FAULTS: Final = frozenset(
-    {
-        rules.CONTRACT_UNKNOWN.id,
-        rules.DETECTOR_FAULT.id,
-        rules.AGREEMENT_FAULT.id,
-        rules.PATTERN_FAULT.id,
-        rules.ANSWER_UNREADABLE.id,
-        rules.INTERNAL.id,
-        rules.AUDIT_FAULT.id,
-    }
-)
+_FAULTS: Final = frozenset(rule.id for rule in rules.FAULTS)
 
 
 def is_fault(rule: Rule) -> bool:

@@ -7,7 +7,18 @@ from typing import Final
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
 
-_FIXED: Final = ("listen", "admin", "workers", "state", "sharing", "audit", "http", "log", "grpc")
+_FIXED: Final = (
+    "listen",
+    "admin",
+    "workers",
+    "state",
+    "sharing",
+    "audit",
+    "http",
+    "log",
+    "grpc",
+    "ext_proc",
+)
 
 
 class ReloadRefused(Exception):  # noqa: N818 - nothing broke: the old configuration goes on

@@ -168,3 +168,17 @@ PATTERNS: Final = (
     COVERAGE_CLIENT,
 )
 """Verdicts over the sequence of queries: the ladder of the endpoint says what they do."""
+
+FAULTS: Final = (
+    CONTRACT_UNKNOWN,
+    DETECTOR_FAULT,
+    AGREEMENT_FAULT,
+    PATTERN_FAULT,
+    ANSWER_UNREADABLE,
+    INTERNAL,
+    AUDIT_FAULT,
+)
+"""Faults of ours, which the endpoint's failure mode decides."""
+
+SHEDS: Final = (UPSTREAM_QUEUE, BUSY)
+"""By which a request is shed under overload, before its body is read."""

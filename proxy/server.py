@@ -31,6 +31,7 @@ from proxy.build import (
     Shared,
     build,
     check_grpc_certificate,
+    ext_proc_listener,
     grpc_listener,
     listener_address,
     listener_limits,
@@ -48,7 +49,7 @@ from proxy.recording import Recording
 from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.samples import Samples
 from proxy.settings.basis import verdicts
-from proxy.settings.load import load
+from proxy.settings.load import load_like
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
 from proxy.settings.shared_state import MEMORY
@@ -70,7 +71,6 @@ _SILENCE_SECONDS: Final = 2.0
 _PARTING_SECONDS: Final = 1.0
 _PREDECESSOR_SECONDS: Final = 5.0
 _LOCK_SECONDS: Final = 0.1
-_SPARE_DESCRIPTORS: Final = 64
 _SWITCH_SECONDS: Final = 0.001
 """How long a thread that inspects may keep the loop waiting for the interpreter's lock, where it
 does not hold it in one piece: with the default of 5 ms, small requests and refusals would feel
@@ -141,7 +141,6 @@ class Server:
         if self._place.port is not None:
             self._address = replace(self._address, port=self._place.port)
         self._metrics = Metrics(wall=time.time)
-        self._listener: Listener
         self._listeners: list[Listens]
         self._shared: Shared
         self._generation: Generation
@@ -182,6 +181,11 @@ class Server:
             finally:
                 asides.shutdown(wait=False, cancel_futures=True)
                 await audit.close()
+
+    @property
+    def settings(self) -> Settings:
+        """Those that are served."""
+        return self._settings
 
     def end(self) -> None:
         """Ends serving: what is under way is answered."""
@@ -247,28 +251,9 @@ class Server:
         _log.error("reload failed: the last good configuration goes on", error=words)
 
     async def _serve(self, beside: AbstractAsyncContextManager[Any] | None) -> None:
-        settings, shared, place = self._settings, self._shared, self._place
-        self._take(build(settings, shared, load_bundles(settings)))
-        self._listener = listener = Listener(
-            self._generation.pipeline,
-            self._address,
-            listener_limits(settings.http),
-            clock=shared.clock,
-            wall=shared.wall,
-            guarded=[settings.client.api_key_header.encode()],
-            sock=place.listening,
-            reuse_port=place.port is not None,
-        )
-        self._listeners = [listener]
-        if settings.grpc is not None:
-            for_calls = grpc_listener(
-                settings,
-                self._generation.pipeline,
-                clock=shared.clock,
-                reuse_port=place.number > 0,
-            )
-            self._listeners.append(for_calls)
-            self._metrics.calls = for_calls.counts
+        settings = self._settings
+        self._take(build(settings, self._shared, load_bundles(settings)))
+        self._listeners = self._for_envoy() if settings.ext_proc else self._for_clients()
         self._observe()
         async with beside or nullcontext():
             try:
@@ -290,6 +275,40 @@ class Server:
                         await pool.close()
         _log.info("ended")
 
+    def _for_clients(self) -> list[Listens]:
+        """The listeners of ``bartizan run``."""
+        settings, shared, place = self._settings, self._shared, self._place
+        listener = Listener(
+            self._generation.pipeline,
+            self._address,
+            listener_limits(settings.http),
+            clock=shared.clock,
+            wall=shared.wall,
+            guarded=[settings.client.api_key_header.encode()],
+            sock=place.listening,
+            reuse_port=place.port is not None,
+        )
+        self._observe_clients(listener)
+        if settings.grpc is None:
+            return [listener]
+        for_calls = grpc_listener(
+            settings, self._generation.pipeline, clock=shared.clock, reuse_port=place.number > 0
+        )
+        self._metrics.calls = for_calls.counts
+        return [listener, for_calls]
+
+    def _for_envoy(self) -> list[Listens]:
+        """The listener of ``bartizan ext-proc``."""
+        shared = self._shared
+        listener = ext_proc_listener(
+            self._settings,
+            self._generation.pipeline,
+            clock=shared.clock,
+            reuse_port=self._place.number > 0,
+        )
+        self._metrics.calls = listener.counts
+        return [listener]
+
     async def _listen(self) -> None:
         """Lets clients connect, once it is known what there is to know."""
         settings = self._settings
@@ -301,8 +320,8 @@ class Server:
         self.listening.set()
         _log.info(
             "listening",
-            clients=str(settings.listen),
-            port=self._listener.port or None,
+            clients=str(settings.ext_proc.listen if settings.ext_proc else settings.listen),
+            port=self._listeners[0].port or None,
             grpc=settings.grpc and str(settings.grpc.listen),
             admin=str(settings.admin.listen),
             endpoints=[endpoint.name for endpoint in settings.endpoints],
@@ -370,11 +389,6 @@ class Server:
 
     def _observe(self) -> None:
         """Shows the metrics where their figures are."""
-        listener = self._listener
-        self._metrics.connections = lambda: len(listener.connections) + len(listener.handshakes)
-        self._metrics.connections_shed = lambda: listener.shed
-        turns = listener.turns
-        self._metrics.overload = lambda: (turns.overloaded, turns.wait)
         self._metrics.queues = lambda: self._generation.queues()  # noqa: PLW0108 - a reload replaces it
         self._metrics.upstreams = lambda: self._generation.upstreams()  # noqa: PLW0108 - a reload replaces it
         self._metrics.clients = lambda: self._generation.clients()  # noqa: PLW0108 - as above
@@ -382,6 +396,13 @@ class Server:
         self._metrics.audit = self._shared.audit.state
         if self._settings.state != MEMORY:
             self._metrics.state = self._shared.state.health
+
+    def _observe_clients(self, listener: Listener) -> None:
+        """Shows the metrics where the figures of HTTP's connections are."""
+        self._metrics.connections = lambda: len(listener.connections) + len(listener.handshakes)
+        self._metrics.connections_shed = lambda: listener.shed
+        turns = listener.turns
+        self._metrics.overload = lambda: (turns.overloaded, turns.wait)
 
     def _open_state(self) -> State:
         try:
@@ -513,7 +534,7 @@ async def _reload_on_signal(path: Path, server: Server, hangups: asyncio.Queue[N
     while True:
         await hangups.get()
         try:
-            await server.commit(await server.prepare(load(path)))
+            await server.commit(await server.prepare(load_like(server.settings, path)))
         except (SettingsError, BuildError, ReloadRefused) as error:
             server.refuse(fault_words(error))
         except Exception as error:
@@ -542,6 +563,8 @@ def _check_descriptors(settings: Settings) -> None:
     needed += sum(endpoint.connections * len(endpoint.upstream) for endpoint in settings.endpoints)
     if settings.grpc is not None:
         needed += settings.grpc.connections
+    if settings.ext_proc is not None:
+        needed += settings.ext_proc.connections
     allowed = raise_limit(needed)
     if allowed < needed:
         raise BuildError(

@@ -28,7 +28,7 @@ from proxy.launch import Launch
 from proxy.leases import Leases
 from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.samples import gathered, united
-from proxy.settings.load import load
+from proxy.settings.load import load_like
 from proxy.settings.models import Settings
 from proxy.settings.problems import SettingsError
 from proxy.settings.shared_state import MEMORY
@@ -67,7 +67,8 @@ def supervise(path: Path, settings: Settings) -> None:
         OSError: if an address cannot be used.
     """
     limit = configure(level=settings.log.level, form=settings.log.format)
-    address = SharedAddress(settings.listen.host, settings.listen.port, settings.listen.path)
+    clients = settings.ext_proc.listen if settings.ext_proc else settings.listen
+    address = SharedAddress(clients.host, clients.port, clients.path)
     with ExitStack() as held:
         held.callback(address.close)
         if settings.grpc is not None:
@@ -151,7 +152,7 @@ class _Supervisor:
             _log.info(
                 "all workers serve",
                 workers=settings.workers,
-                clients=str(settings.listen),
+                clients=str(settings.ext_proc.listen if settings.ext_proc else settings.listen),
                 port=self._address.port or None,
                 admin=str(settings.admin.listen),
             )
@@ -231,7 +232,7 @@ class _Supervisor:
         Raises:
             SettingsError, ReloadRefused: if the configuration cannot be used.
         """
-        settings = await asyncio.to_thread(load, self._path)
+        settings = await asyncio.to_thread(load_like, self._settings, self._path)
         refuse_fixed(self._settings, settings)
         fleet = self._fleet
         answers = await fleet.ask_all("prepare", settings, seconds=_PREPARE_SECONDS)

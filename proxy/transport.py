@@ -55,8 +55,8 @@ class Answer(Protocol):
         """Nobody wants the rest."""
 
 
-class Transport(Protocol):
-    """The servers of a binding. See ``http.upstream.Pool``."""
+class Sender(Protocol):
+    """A way to a model server."""
 
     async def send(self, permit: Permit, /) -> Answer:
         """Sends a request and waits for the head of its answer. There is no other way to send.
@@ -64,6 +64,10 @@ class Transport(Protocol):
         Raises:
             Refusal: UPSTREAM_UNREACHABLE, UPSTREAM_TIMEOUT, UPSTREAM_INVALID or UPSTREAM_QUEUE.
         """
+
+
+class Transport(Sender, Protocol):
+    """The servers of a binding. See ``http.upstream.Pool``."""
 
     @property
     def crowded(self) -> bool:
@@ -83,6 +87,10 @@ class Listens(Protocol):
     """
 
     application: Application
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on, 0 on a unix socket."""
 
     async def start(self) -> None:
         """Listens.
@@ -106,7 +114,7 @@ class Listens(Protocol):
 
 
 class TakesCalls(Listens, Protocol):
-    """One that takes gRPC's calls. See ``grpc.listener.Listener``."""
+    """One that takes gRPC's calls. See ``grpc.service.Service``."""
 
     def counts(self) -> tuple[int, int]:
         """Calls under way, and how many were shed in total."""
@@ -125,6 +133,10 @@ class Exchange(Protocol):
     read: float
     status: int
     answered: bool
+
+    @property
+    def upstream(self) -> Sender | None:
+        """The way of this request to its model server; None: to the servers of its binding."""
 
     def reply(self, reply: Reply, /) -> None:
         """Sends a local answer, complete, at once."""

@@ -9,7 +9,10 @@ import click
 
 _COMMANDS: Final = {
     "run": ("proxy.cli.run", "Run the firewall."),
+    "ext-proc": ("proxy.cli.ext_proc", "Run the firewall behind Envoy's external processing."),
     "validate": ("proxy.cli.config", "Check a configuration, and the files that it names."),
+    "doctor": ("proxy.cli.doctor", "Try what a configuration depends on, and say what is wrong."),
+    "health": ("proxy.cli.health", "Ask a running gateway whether it is well."),
     "config": ("proxy.cli.config", "Describe the configuration."),
     "rules": ("proxy.cli.rules", "List the rules by which requests are refused."),
     "fit": ("proxy.cli.fit", "Fit and calibrate a bundle of detectors."),
@@ -38,7 +41,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _ = _COMMANDS[cmd_name]
-        command = getattr(import_module(module), cmd_name)
+        command = getattr(import_module(module), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

@@ -89,6 +89,8 @@ def check_extras(settings: Settings) -> Iterator[tuple[Place, str]]:
     """Yields what is asked for and not installed."""
     if settings.grpc is not None and find_spec("grpc") is None:
         yield ("grpc",), "needs the extra grpc: pip install bartizan[grpc]"
+    if settings.ext_proc is not None and None in (find_spec("grpc"), find_spec("envoy")):
+        yield ("ext_proc",), "needs the extra ext-proc: pip install bartizan[ext-proc]"
 
 
 def check_tls(settings: Settings) -> Iterator[tuple[Place, str]]:
@@ -96,6 +98,8 @@ def check_tls(settings: Settings) -> Iterator[tuple[Place, str]]:
     listeners: list[tuple[Place, Tls | None]] = [(("tls",), settings.tls)]
     if settings.grpc is not None:
         listeners.append((("grpc", "tls"), settings.grpc.tls))
+    if settings.ext_proc is not None:
+        listeners.append((("ext_proc", "tls"), settings.ext_proc.tls))
     for place, tls in listeners:
         if tls is not None:
             fault = _tls_fault(server_context, tls.certificate, tls.key, tls.client_ca)

@@ -23,20 +23,31 @@ def run(path: Path) -> None:
 
     Exit status 3 if the configuration cannot be used, 1 if it cannot be served.
     """
+    start(path)
+
+
+def start(path: Path, *, envoy: bool = False) -> None:
+    """Serves until the end.
+
+    Args:
+        envoy: for Envoy's external processing, instead of clients.
+    """
     try:
         check_packages()
     except ClashError as error:
         _end(str(error), EXIT_FAILED)
     # Only now: another distribution's files may stand where ours should.
-    from proxy.settings.load import load  # noqa: PLC0415
+    from proxy.settings import load  # noqa: PLC0415
     from proxy.settings.problems import SettingsError  # noqa: PLC0415
 
     try:
-        settings = load(path)
+        settings = load.load_for_envoy(path) if envoy else load.load(path)
     except SettingsError as error:
         _end(str(error), EXIT_CONFIGURATION)
     except OSError as error:
         _end(f"bartizan: {error}", EXIT_FAILED)
+    if settings.ext_proc is not None and not envoy:
+        _end(f"{path}: ext_proc is served by `bartizan ext-proc`", EXIT_CONFIGURATION)
     if settings.workers > 1:
         _supervise(path, settings)
     else:

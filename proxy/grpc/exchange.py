@@ -55,7 +55,10 @@ class Exchange:
         status: of the answer, as HTTP has it, or 0.
         answered: whether there is one.
         outcome: the answer.
+        upstream: None: the call goes to the servers of its binding.
     """
+
+    upstream: Final = None
 
     __slots__ = (
         "answered",

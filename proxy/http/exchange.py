@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from proxy.http.server_connection import ServerConnection
 
 
-_DESCRIBING: Final = frozenset(
+DESCRIBING: Final = frozenset(
     {
         b"accept-ranges",
         b"content-digest",
@@ -47,8 +47,10 @@ class Exchange:
         read: clock when the request was complete.
         status: of the answer that was begun, or 0.
         answered: whether the answer is complete.
+        upstream: None: the request goes to the servers of its binding.
     """
 
+    upstream: Final = None
     __slots__ = (
         "_connection",
         "answered",
@@ -156,7 +158,7 @@ class Exchange:
             raise _answered()
         if response.bodiless:
             raise ValueError("there is no body to replace")
-        response.headers = [pair for pair in response.headers if pair[0] not in _DESCRIBING]
+        response.headers = [pair for pair in response.headers if pair[0] not in DESCRIBING]
         response.discard()
         head = self._head(response, lines + extra, len(body), body)
         self.status = response.status

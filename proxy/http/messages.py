@@ -52,11 +52,14 @@ class Peer:
             unix socket.
         tls: whether the connection is encrypted.
         certificate: the verified client certificate in DER, or None.
+        subject: what that stands for, where it is not at hand: as the proxy tells that has
+            verified it; "" for nobody.
     """
 
     address: str
     tls: bool = False
     certificate: bytes | None = field(default=None, repr=False)
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ _DIGEST: Final = 16  # hex digits, as of digests in every record
 _APART: Final = frozenset(
     {
         "bundle",
+        "bundle_max_age_days",
         "capture",
         "connections",
         "failure_mode",

@@ -17,14 +17,12 @@ from proxy.settings.excerpt import shown_lines
 from proxy.settings.models import Settings
 from proxy.settings.problems import Problem, Source, path_text
 from proxy.settings.section import Place, Section
+from proxy.settings.variables import VARIABLE
 
 MAX_NODES: Final = 100_000
 """Values in a document once its aliases are expanded: what ends a billion laughs."""
 MAX_DEPTH: Final = 32
 
-_VARIABLE: Final = re.compile(
-    r"\$(?:(\$)(?=\{)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|(\{[^}]*\}?))"
-)
 _INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INTEGER_DIGITS: Final = 18
@@ -278,6 +276,6 @@ class _Reader:
                 f"the environment variable {name} is {state}; ${{{name}:-default}} gives a default"
             )
 
-        text = _VARIABLE.sub(replace, node.value)
+        text = VARIABLE.sub(replace, node.value)
         self._document.substituted.add(place)
         return text

@@ -46,6 +46,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 _SCORING = (
+    "bundle_max_age_days",
     *("false_positive_budget", "confidence", "on_outlier", "block_fraction"),
     *("client_alarm_budget", "on_pattern", "patterns"),
     *("answer", "on_disagreement", "second_opinion"),
@@ -127,6 +128,9 @@ class Endpoint(Section):
     ``{columns: […]}`` those of a data frame."""
     bundle: FilePath | None = None
     """The fitted detectors; none: contract and limits only."""
+    bundle_max_age_days: Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)] = 90.0
+    """The age from which the bundle counts as stale: an alert then asks for it to be fitted anew.
+    It is served all the same."""
     mode: Mode = Mode.ENFORCE
     """``enforce``, or ``monitor``: decide and record, but refuse nothing."""
     false_positive_budget: Fraction | None = None

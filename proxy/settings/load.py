@@ -41,6 +41,21 @@ def load(
     return load_as(Settings, path, environment=environment, checks=checks)
 
 
+def load_for_envoy(path: Path | str, *, environment: Mapping[str, str] | None = None) -> Settings:
+    """Reads a configuration file for ``bartizan ext-proc``: one without a section ``ext_proc`` has
+    that of the defaults. See :func:`load_as`."""
+
+    def amend(document: Document) -> None:
+        document.value.setdefault("ext_proc", {})
+
+    return load_as(Settings, path, environment=environment, amend=amend)
+
+
+def load_like(served: Settings, path: Path | str) -> Settings:
+    """Reads a configuration file anew, as the one that is served was. See :func:`load_as`."""
+    return load(path) if served.ext_proc is None else load_for_envoy(path)
+
+
 def load_as(
     model: type[Root],
     path: Path | str,

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from proxy.settings.endpoint import Endpoint
+from proxy.settings.ext_proc import MESSAGE_SLACK, ExtProc
 from proxy.settings.fields import (
     Address,
     Bytes,
@@ -210,6 +211,9 @@ class Settings(Section):
     """Limits of the wire."""
     grpc: Grpc | None = None
     """The listener for clients that speak gRPC; none: there is none. Needs the extra ``grpc``."""
+    ext_proc: ExtProc | None = None
+    """The listener of ``bartizan ext-proc``, for Envoy's external processing. Needs the extra
+    ``ext-proc``."""
     trusted_keys: tuple[FilePath, ...] = ()
     """Ed25519 public keys (PEM), one of which must have signed every bundle. None: signatures are
     not checked."""
@@ -222,6 +226,7 @@ class Settings(Section):
         self._check_listeners(faults)
         self._check_endpoints(faults)
         self._check_grpc(faults)
+        self._check_ext_proc(faults)
         if self.audit is not None and self.audit.explain and not self.admin.explanations:
             faults.add("admin.explanations is 0: nothing is kept to explain", "audit", "explain")
         check_state(self.state, self.sharing, self.workers, faults)
@@ -235,11 +240,12 @@ class Settings(Section):
         return self
 
     def _check_listeners(self, faults: Faults) -> None:
-        if _collide(self.listen, self.admin.listen):
+        if self.ext_proc is None and _collide(self.listen, self.admin.listen):
             faults.add(f"clients and admin cannot share {self.listen}", "admin", "listen")
         if self.tls is not None and self.listen.path:
             faults.add("TLS is not offered on a unix socket", "tls")
-        self._check_clear(faults, self.listen, self.tls, "tls")
+        if self.ext_proc is None:
+            self._check_clear(faults, self.listen, self.tls, "tls")
         if self.grpc is None:
             return
         if any(_collide(self.grpc.listen, taken) for taken in (self.listen, self.admin.listen)):
@@ -268,6 +274,32 @@ class Settings(Section):
                     "no client could ask by gRPC: add a grpc section beside endpoints",
                     *("endpoints", index, "grpc"),
                 )
+
+    def _check_ext_proc(self, faults: Faults) -> None:
+        given = self.ext_proc
+        if given is None:
+            return
+        for key in ("listen", "tls", "grpc"):
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                faults.add("clients connect to Envoy: beside ext_proc it would do nothing", key)
+        if _collide(given.listen, self.admin.listen):
+            faults.add(f"{given.listen} is taken by another listener", "ext_proc", "listen")
+        if given.tls is not None and given.listen.path:
+            faults.add("TLS is not offered on a unix socket", "ext_proc", "tls")
+        if self.workers > 1 and not given.listen.port:
+            faults.add("several workers share a port that is stated", "ext_proc", "listen")
+        self._check_clear(faults, given.listen, given.tls, "ext_proc.tls")
+        for index, endpoint in enumerate(self.endpoints):
+            for section, size in (
+                ("limits", endpoint.limits.body_bytes),
+                ("answer", endpoint.answer.body_bytes),
+            ):
+                if size > given.message_bytes - MESSAGE_SLACK:
+                    faults.add(
+                        f"a body of {size} bytes does not fit in a message of ext_proc: raise "
+                        f"ext_proc.message_bytes to {size + MESSAGE_SLACK}",
+                        *("endpoints", index, section, "body_bytes"),
+                    )
 
     def _check_endpoints(self, faults: Faults) -> None:
         names: set[str] = set()

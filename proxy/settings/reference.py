@@ -19,6 +19,7 @@ _SECTIONS: Final = {
     "Log": "`log`",
     "Http": "`http`",
     "Grpc": "`grpc`",
+    "ExtProc": "`ext_proc`",
     "Endpoint": "`endpoints[]`",
     "UpstreamTls": "`endpoints[].upstream_tls`",
     "EndpointGrpc": "`endpoints[].grpc`",

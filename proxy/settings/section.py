@@ -24,6 +24,7 @@ class Section(BaseModel):
         protected_namespaces=(),
         validate_default=False,
         hide_input_in_errors=True,
+        defer_build=True,
     )
 
 

@@ -26,6 +26,20 @@ def _family(
 
 BUILD: Final = _family("build", "info", "The version that runs.")
 ENDPOINT: Final = _family("endpoint", "info", "The mode and bundle digest of each endpoint.")
+BUNDLE_CREATED: Final = _family(
+    "bundle_created_timestamp_seconds",
+    "gauge",
+    "When the bundle that an endpoint serves was fitted, since the epoch; 0 if it does not tell.",
+    "seconds",
+    over_workers="min",
+)
+BUNDLE_MAX_AGE: Final = _family(
+    "bundle_max_age_seconds",
+    "gauge",
+    "The age from which an endpoint's bundle counts as stale, as configured.",
+    "seconds",
+    over_workers="max",
+)
 REQUESTS: Final = _family(
     "requests",
     "counter",

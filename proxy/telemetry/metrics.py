@@ -52,6 +52,8 @@ class Watched:
         answer_threshold: the same of a row with its answer, None where no answer is judged.
         budget: the false-positive budget of rows, None without a bundle.
         bundle: the bundle's digest, or "".
+        created: when the bundle was fitted, in seconds since the epoch; 0 if it does not tell.
+        max_age: the age in seconds from which it counts as stale.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Watched:
     budget: float | None = None
     bundle: str = ""
     answer_threshold: float | None = None
+    created: float = 0.0
+    max_age: float = 0.0
 
     @property
     def scoring(self) -> tuple[object, ...]:
@@ -275,6 +279,10 @@ class _EndpointLines:
         self._watched = watched
         self._counts = counts
         name = watched.name
+        # From the start: the first step of a counter that appears with it is no increase.
+        self._sheds = _zeros(rules.SHEDS if name else (rules.BUSY,))
+        self._faults = _zeros(rules.FAULTS if name else ())
+        self._alarms = _zeros(() if watched.threshold is None else rules.PATTERNS)
         family = families.STAGE_SECONDS
         stages = [
             (family, Buckets(family, SECONDS, _STAGE_SECONDS, endpoint=name, stage=stage))
@@ -328,17 +336,20 @@ class _EndpointLines:
         for (rule, seen), count in counts.refusals.items():
             labels = {"endpoint": name, "rule": rule, "enforced": "true" if seen else "false"}
             _add(page, families.REFUSALS, count, **labels)
-        for rule, count in counts.sheds.items():
-            _add(page, families.SHEDS, count, endpoint=name, rule=rule)
-        for rule, count in counts.alarms.items():
-            _add(page, families.ALARMS, count, endpoint=name, rule=rule)
-        for rule, count in counts.faults.items():
-            _add(page, families.FAULTS, count, endpoint=name, rule=rule)
-        for rule, count in counts.failed_open.items():
-            _add(page, families.FAILED_OPEN, count, endpoint=name, rule=rule)
+        for family, known, by_rule in (
+            (families.SHEDS, self._sheds, counts.sheds),
+            (families.ALARMS, self._alarms, counts.alarms),
+            (families.FAULTS, self._faults, counts.faults),
+            (families.FAILED_OPEN, self._faults, counts.failed_open),
+        ):
+            for rule, count in (known | by_rule).items():
+                _add(page, family, count, endpoint=name, rule=rule)
 
     def _write_scores(self, page: _Page, threshold: float) -> None:
         counts, name, watched = self._counts, self._watched.name, self._watched
+        if watched.max_age:
+            _add(page, families.BUNDLE_CREATED, watched.created, endpoint=name)
+            _add(page, families.BUNDLE_MAX_AGE, watched.max_age, endpoint=name)
         faults = counts.faults.get(rules.DETECTOR_FAULT.id, 0)
         _add(page, families.DETECTOR_FAULTS, faults, endpoint=name)
         _add(page, families.ROWS_SCORED, counts.scored_rows, endpoint=name)
@@ -368,6 +379,10 @@ class _EndpointLines:
         for result, count in counts.opinions.items():
             _add(page, families.OPINIONS, count, endpoint=name, result=result)
         _add(page, families.OPINION_ROWS, counts.opinion_rows, endpoint=name)
+
+
+def _zeros(known: Iterable[rules.Rule]) -> dict[str, int]:
+    return dict.fromkeys((rule.id for rule in known), 0)
 
 
 def _evidence(p_value: float) -> float:

@@ -69,6 +69,8 @@ class Pool:
 
 
 class Exchange:
+    upstream = None
+
     def __init__(self, pipeline, head, body):
         self.head, self.body, self.peer = head, body, PEER
         self.received, self.read = 1.0, 2.0

@@ -192,6 +192,8 @@ class Audit:
 class Exchange:
     """One request, and the answer that it got."""
 
+    upstream = None
+
     def __init__(self, pipeline, head, body):
         self.head, self.body, self.peer = head, body, PEER
         self.received, self.read = 1.0, 2.0

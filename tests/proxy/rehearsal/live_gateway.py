@@ -96,6 +96,8 @@ class Server:
 class Exchange:
     """One request, and a client that takes whatever comes."""
 
+    upstream = None
+
     def __init__(self, head, body, peer, context, now):
         self.head, self.body, self.peer, self.context = head, body, peer, context
         self.received = self.read = now
