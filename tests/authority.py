@@ -20,11 +20,12 @@ class Authority:
         self.path = str(folder / "ca.pem")
         self._write(self.path, self._sign(self.name, self.key, ca=True))
 
-    def issue(self, name):
+    def issue(self, name, *, days=1):
+        """Certificate and key; with ``days`` below 0 it has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         paths = str(self.folder / f"{name}.pem"), str(self.folder / f"{name}.key")
-        self._write(paths[0], self._sign(subject, key, ca=False))
+        self._write(paths[0], self._sign(subject, key, ca=False, days=days))
         (self.folder / f"{name}.key").write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
@@ -34,7 +35,7 @@ class Authority:
         )
         return paths
 
-    def _sign(self, subject, key, *, ca):
+    def _sign(self, subject, key, *, ca, days=1):
         now = datetime.datetime.now(datetime.UTC)
         day = datetime.timedelta(days=1)
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -44,8 +45,8 @@ class Authority:
             .issuer_name(self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - day)
-            .not_valid_after(now + day)
+            .not_valid_before(now - 10 * day)
+            .not_valid_after(now + days * day)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(

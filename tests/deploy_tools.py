@@ -36,6 +36,7 @@ TOOLS = {
     "nginx": ("nginx", "apt-get install nginx-light"),
     "systemd-analyze": ("systemd-analyze", "apt-get install systemd"),
     "ip": ("ip", "apt-get install iproute2"),
+    "iptables": ("iptables", "apt-get install iptables"),
     "unshare": ("unshare", "apt-get install util-linux"),
 }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from proxy.distribution import ClashError, check_packages
+from proxy.memory import start_without_collecting
 
 if TYPE_CHECKING:
     from proxy.settings.models import Settings
@@ -32,6 +33,7 @@ def start(path: Path, *, envoy: bool = False) -> None:
     Args:
         envoy: for Envoy's external processing, instead of clients.
     """
+    start_without_collecting()
     try:
         check_packages()
     except ClashError as error:

@@ -64,9 +64,7 @@ def place(path: Path, kind: str) -> Finding:
         words = f"{path} is on {kind}: it ends with the container, or the machine's next start"
         return warning(_PLACE, words, "put it on a volume, or ship it as it is written")
     if kind.split(".", maxsplit=1)[0] in _REMOTE:
-        words = (
-            f"{path} is on {kind}: each record waits for the network, and its locks are not sure"
-        )
+        words = f"{path} is on {kind}: records wait for the network, and locks are unsure"
         return warning(_PLACE, words, "put it on a local disk")
     return ok(_PLACE, f"{path} is on {kind}")
 

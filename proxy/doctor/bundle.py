@@ -9,8 +9,6 @@ from detectors.bundle import Bundle
 from proxy.doctor.finding import Finding, ok, untried, warning, wrong
 from proxy.settings.endpoint import Endpoint
 
-STALE_DAYS: Final = 90
-"""As the alert BartizanBundleStale."""
 _AGE: Final = "bundle.age"
 _SIGNATURE: Final = "bundle.signature"
 _BUDGET: Final = "bundle.budget"
@@ -34,14 +32,15 @@ def bundle_findings(endpoint: Endpoint, bundle: Bundle | None, now: float) -> li
             )
         ]
     return [
-        age(endpoint.name, bundle.manifest.created, now),
+        age(endpoint, bundle.manifest.created, now),
         _signature(endpoint, bundle),
         _budget(endpoint, bundle),
     ]
 
 
-def age(name: str, created: str, now: float) -> Finding:
+def age(endpoint: Endpoint, created: str, now: float) -> Finding:
     """How long ago a bundle was fitted, which its manifest says in RFC 3339."""
+    name, most = endpoint.name, endpoint.bundle_max_age_days
     try:
         moment = datetime.fromisoformat(created)
     except ValueError:
@@ -53,10 +52,9 @@ def age(name: str, created: str, now: float) -> Finding:
         advice = "set the clock right: this host's, or that on which the bundle was fitted"
         return wrong(_AGE, f"{name}: the bundle is of {created}, which is yet to come", advice)
     words = f"{name}: the bundle is {max(0, seconds) / _DAY:.0f} days old"
-    if seconds > STALE_DAYS * _DAY:
-        return warning(
-            _AGE, words, f"fit it anew: what is honest drifts (stale: {STALE_DAYS} days)"
-        )
+    if seconds > most * _DAY:
+        words += f", more than bundle_max_age_days ({most:g})"
+        return warning(_AGE, words, "fit it anew: what is honest drifts")
     return ok(_AGE, words)
 
 

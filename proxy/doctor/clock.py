@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Final
 
 from proxy.doctor.finding import Finding, ok, untried, warning, wrong
@@ -70,7 +71,7 @@ def _wall(now: float) -> Finding:
 
 def _steady(steady: Callable[[], float]) -> Finding:
     readings = [steady() for _ in range(_READINGS)]
-    if any(later < earlier for earlier, later in zip(readings, readings[1:], strict=False)):
+    if any(later < earlier for earlier, later in pairwise(readings)):
         return wrong(_STEADY, "the steady clock goes back", "use another clock source, or host")
     return ok(_STEADY, "the steady clock does not go back")
 

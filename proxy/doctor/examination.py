@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from detectors.bundle import Bundle
 from proxy.build import BuildError, load_endpoint_bundle
@@ -28,10 +29,8 @@ async def examine(settings: Settings, host: Host, *, seconds: float) -> AsyncIte
     for fault in faults:
         yield fault
     if bundles:
-        yield ok(
-            "bundle.loaded",
-            f"{len(bundles)} bundle(s) read, checked and compiled in {loading:.1f} s",
-        )
+        words = f"{len(bundles)} bundle(s) read, checked and compiled in {loading:.1f} s"
+        yield ok("bundle.loaded", words)
     for name, check in _checks(settings, bundles, host, seconds).items():
         for finding in await _tried(name, check):
             yield finding
@@ -53,21 +52,21 @@ def _checks(
     settings: Settings, bundles: Mapping[str, Bundle], host: Host, seconds: float
 ) -> dict[str, Check]:
     """The checks by their subject, in the order in which they are told."""
-    checks: dict[str, Check] = {"exposure": lambda: exposure.inside(settings, host, seconds)}
+    checks: dict[str, Check] = {"exposure": partial(exposure.inside, settings, host, seconds)}
     for endpoint in settings.endpoints:
-        loaded = bundles.get(endpoint.name)
-        checks[f"upstream {endpoint.name}"] = lambda one=endpoint, loaded=loaded: (
-            upstream.upstreams(settings, one, loaded, seconds)
+        name, loaded = endpoint.name, bundles.get(endpoint.name)
+        checks[f"upstream {name}"] = partial(
+            upstream.upstreams, settings, endpoint, loaded, seconds
         )
         if endpoint.bundle is None or loaded is not None:
-            checks[f"bundle {endpoint.name}"] = _plain(
-                lambda one=endpoint, loaded=loaded: bundle.bundle_findings(one, loaded, time.time())
+            checks[f"bundle {name}"] = _plain(
+                partial(bundle.bundle_findings, endpoint, loaded, time.time())
             )
-    checks["redis"] = lambda: redis.state(settings, seconds)
+    checks["redis"] = partial(redis.state, settings, seconds)
     checks["clock"] = _plain(clock.clocks)
-    checks["limits"] = _plain(lambda: limits.limits(settings, host))
-    checks["audit"] = _plain(lambda: audit.audit(settings, host))
-    checks["listeners"] = _plain(lambda: listeners.listeners(settings, host, time.time()))
+    checks["limits"] = _plain(partial(limits.limits, settings, host))
+    checks["audit"] = _plain(partial(audit.audit, settings, host))
+    checks["listeners"] = _plain(partial(listeners.listeners, settings, host, time.time()))
     return checks
 
 
@@ -91,7 +90,6 @@ def _load(settings: Settings) -> tuple[dict[str, Bundle], list[Finding]]:
         try:
             bundles[endpoint.name] = load_endpoint_bundle(settings, endpoint)
         except BuildError as error:
-            faults.append(
-                wrong("bundle.loaded", str(error), "fit it anew, or put the right one there")
-            )
+            advice = "fit it anew, or put the right one there"
+            faults.append(wrong("bundle.loaded", str(error), advice))
     return bundles, faults

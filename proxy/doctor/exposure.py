@@ -37,12 +37,18 @@ def model_addresses(settings: Settings) -> list[tuple[str, Address]]:
 
 def own_addresses(settings: Settings) -> list[Address]:
     """Where the firewall itself listens."""
-    grpc = [settings.grpc.listen] if settings.grpc is not None else []
-    return [settings.listen, settings.admin.listen, *grpc]
+    return [settings.admin.listen, *_client_addresses(settings)]
+
+
+def _client_addresses(settings: Settings) -> list[Address]:
+    """Where the firewall itself is reached by those whom it serves."""
+    if settings.ext_proc is not None:
+        return [settings.ext_proc.listen]
+    return [settings.listen, *([settings.grpc.listen] if settings.grpc is not None else [])]
 
 
 async def inside(settings: Settings, host: Host, seconds: float) -> list[Finding]:
-    """From the firewall's own host: does the model's port answer at other addresses than loopback?"""
+    """From the firewall's host: does the model's port answer elsewhere than on loopback?"""
     findings = []
     for name, address in model_addresses(settings):
         if address.path:
@@ -69,7 +75,7 @@ async def outside(settings: Settings, hosts: Iterable[str], seconds: float) -> l
     """
     findings = []
     ports = sorted({address.port for _, address in model_addresses(settings) if address.port})
-    own = sorted({one.port for one in (settings.listen, *own_addresses(settings)[2:]) if one.port})
+    own = sorted({one.port for one in _client_addresses(settings) if one.port})
     admin = settings.admin.listen.port
     for given in hosts:
         where = given.removeprefix("[").removesuffix("]")

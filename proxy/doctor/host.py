@@ -77,11 +77,9 @@ class Host:
     def memory(self) -> int | None:
         """Bytes that this process and its workers may take: of the cgroup, or of the machine."""
         machine = re.search(r"^MemTotal:\s+([0-9]+) kB", self.read("proc/meminfo"), re.MULTILINE)
-        limits = [int(machine[1]) * 1024] if machine else []
-        for text in self._cgroup("memory.max", "memory/memory.limit_in_bytes"):
-            if text.isdigit() and int(text) < _UNLIMITED:
-                limits.append(int(text))
-        return min(limits, default=None)
+        told = self._cgroup("memory.max", "memory/memory.limit_in_bytes")
+        limits = [int(text) for text in told if text.isdigit() and int(text) < _UNLIMITED]
+        return min([*limits, *([int(machine[1]) * 1024] if machine else [])], default=None)
 
     def processors(self) -> float | None:
         """Processors' time that the cgroup grants; None if it sets no bound."""
@@ -121,10 +119,10 @@ class Host:
     def _cgroup(self, second: str, first: str) -> list[str]:
         """A file of this process's cgroup and of those above it: every one is a bound."""
         named = re.search(r"^0::(/.*)$", self.read("proc/self/cgroup"), re.MULTILINE)
-        texts = [self.read(f"sys/fs/cgroup/{first}")] if first else []
         place = PurePosixPath(named[1] if named else "/")
-        for folder in (place, *place.parents):
-            texts.append(self.read(f"sys/fs/cgroup/{folder.relative_to('/')}/{second}"))
+        folders = (folder.relative_to("/") for folder in (place, *place.parents))
+        files = [f"{folder}/{second}" for folder in folders] + ([first] if first else [])
+        texts = (self.read(f"sys/fs/cgroup/{file}") for file in files)
         return [text.strip() for text in texts if text]
 
 

@@ -47,8 +47,8 @@ def descriptors(settings: Settings, hard: int) -> Finding:
     if hard != resource.RLIM_INFINITY and hard < needed:
         return wrong(
             _DESCRIPTORS,
-            f"connections may take {needed} file descriptors a worker, and the hard limit is {hard}: "
-            "it does not start",
+            f"connections may take {needed} file descriptors a worker, and the hard limit is "
+            f"{hard}: it does not start",
             "raise it (LimitNOFILE, ulimit -Hn), or lower http.connections",
         )
     allowed = "no bound" if hard == resource.RLIM_INFINITY else f"{hard} allowed"

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from proxy.doctor.finding import Finding, ok, untried, warning, wrong
 from proxy.doctor.host import Host
+from proxy.settings.client_tls import ClientTls
 from proxy.settings.fields import Address
 from proxy.settings.models import Settings
 
@@ -38,9 +39,13 @@ def listeners(settings: Settings, host: Host, now: float) -> list[Finding]:
     Args:
         now: seconds since the epoch.
     """
-    named = [("listen", settings.listen), ("admin.listen", settings.admin.listen)]
-    if settings.grpc is not None:
-        named.append(("grpc.listen", settings.grpc.listen))
+    named = [("admin.listen", settings.admin.listen)]
+    if settings.ext_proc is not None:
+        named.append(("ext_proc.listen", settings.ext_proc.listen))
+    else:
+        named.append(("listen", settings.listen))
+        if settings.grpc is not None:
+            named.append(("grpc.listen", settings.grpc.listen))
     findings = [address(name, where, host) for name, where in named]
     findings.append(_admin(settings))
     for name, certificate, key in _files(settings):
@@ -132,13 +137,14 @@ def _admin(settings: Settings) -> Finding:
 def _files(settings: Settings) -> list[tuple[str, Path, Path | None]]:
     """The files of TLS: what they are, certificates, and the key that belongs to them."""
     found: list[tuple[str, Path, Path | None]] = []
-    servers = [("tls", settings.tls), ("grpc.tls", settings.grpc.tls if settings.grpc else None)]
-    for name, tls in servers:
+    sections = (("tls", settings), ("grpc.tls", settings.grpc), ("ext_proc.tls", settings.ext_proc))
+    for name, section in sections:
+        tls = section.tls if section is not None else None
         if tls is not None:
             found.append((f"{name}.certificate", tls.certificate, tls.key))
             if tls.client_ca is not None:
                 found.append((f"{name}.client_ca", tls.client_ca, None))
-    clients = [("sharing.tls", settings.sharing.tls)]
+    clients: list[tuple[str, ClientTls | None]] = [("sharing.tls", settings.sharing.tls)]
     for endpoint in settings.endpoints:
         clients.append((f"{endpoint.name}: upstream_tls", endpoint.upstream_tls))
         if endpoint.grpc is not None:

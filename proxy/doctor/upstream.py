@@ -36,6 +36,24 @@ _APART_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class _Server:
+    """One server to be asked.
+
+    Attributes:
+        name: endpoint and origin, for people.
+        endpoint: of which it is the only server.
+        declared: the configured contract, or None.
+        rpc: whether it is asked by gRPC.
+    """
+
+    name: str
+    endpoint: Endpoint
+    declared: Contract | None
+    bundle: Bundle | None
+    rpc: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """What a model server said of itself."""
 
@@ -69,7 +87,6 @@ async def _one(
     """One server, which is the only one of ``endpoint``."""
     name = f"{endpoint.name} {origin}"
     findings: list[Finding] = []
-    rpc = not endpoint.upstream
     if origin.tls:
         finding, reached = await _certificate(name, endpoint, origin, seconds)
         findings.append(finding)
@@ -82,25 +99,18 @@ async def _one(
         if not asked:
             findings.append(untried(_SPOKEN, f"{name}: {made[0].codec.name} has nothing to ask"))
             return findings
-        findings += await _ask_in_turn(name, asked, endpoint, declared, bundle, seconds, rpc)
+        server = _Server(name, endpoint, declared, bundle, not endpoint.upstream)
+        findings += await _ask_in_turn(server, asked, seconds)
     finally:
         for pool in {one.pool for one in made}:
             await pool.close()
     return findings
 
 
-async def _ask_in_turn(
-    name: str,
-    asked: list[Binding],
-    endpoint: Endpoint,
-    declared: Contract | None,
-    bundle: Bundle | None,
-    seconds: float,
-    rpc: bool,
-) -> list[Finding]:
+async def _ask_in_turn(server: _Server, asked: list[Binding], seconds: float) -> list[Finding]:
     """Asks by each protocol until one is answered, as the gateway does."""
+    name = server.name
     refused: list[str] = []
-    answer = None
     for binding in asked:
         try:
             async with asyncio.timeout(seconds):
@@ -112,9 +122,9 @@ async def _ask_in_turn(
             return [_gone(name, refusal.detail or refusal.rule.message)]
         if answer.status == 200:
             return [
-                _timed(name, answer, endpoint),
-                _contract(name, binding, answer, endpoint, declared, bundle),
-                *([] if rpc else [_date(name, answer)]),
+                _timed(name, answer, server.endpoint),
+                _contract(server, binding, answer),
+                *([] if server.rpc else [_date(name, answer)]),
             ]
         refused.append(f"{binding.codec.name}: {answer.status}")
     ready = ok(_REACHED, f"{name}: answers")
@@ -154,15 +164,9 @@ def _timed(name: str, answer: _Asked, endpoint: Endpoint) -> Finding:
     return ok(_REACHED, words)
 
 
-def _contract(
-    name: str,
-    binding: Binding,
-    answer: _Asked,
-    endpoint: Endpoint,
-    declared: Contract | None,
-    bundle: Bundle | None,
-) -> Finding:
+def _contract(server: _Server, binding: Binding, answer: _Asked) -> Finding:
     """What the server says that the model takes, against the bundle and the configuration."""
+    name, bundle, declared = server.name, server.bundle, server.declared
     try:
         learnt = binding.codec.learn(answer.body, bundle.features if bundle else None)
     except ContractError as error:
@@ -170,7 +174,7 @@ def _contract(
         return wrong(_CONTRACT, f"{name}: {error}", advice)
     if learnt.open:
         words = f"{name}: the server does not say what the model takes"
-        if isinstance(endpoint.contract, LearntContract):
+        if isinstance(server.endpoint.contract, LearntContract):
             return warning(_CONTRACT, words, "state endpoints.contract, so that requests are held")
         return ok(_CONTRACT, f"{words}; the configuration does")
     told = {spec.name: (spec.datatype, spec.shape) for spec in learnt.inputs}
@@ -211,9 +215,9 @@ async def _certificate(
     given = (
         endpoint.upstream_tls if endpoint.upstream else endpoint.grpc and endpoint.grpc.upstream_tls
     )
-    files = (given.ca, given.certificate, given.key) if given else ()
+    files = (given.ca, given.certificate, given.key) if given else (None,)
     try:
-        context = client_context(*(path and str(path) for path in files))
+        context = client_context(*(None if path is None else str(path) for path in files))
     except OSError as error:
         words = f"{name}: our own files cannot be used: {error.strerror or error}"
         return wrong(_TLS, words, "correct upstream_tls"), False

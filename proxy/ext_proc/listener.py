@@ -32,8 +32,8 @@ from proxy.http.application import Shed
 from proxy.http.messages import Head, Peer, Reply
 from proxy.rules import (
     BODY_DEADLINE,
-    BUSY,
     BODY_TOO_LARGE,
+    BUSY,
     FRAMING,
     HEAD_DEADLINE,
     INTERNAL,
@@ -113,12 +113,14 @@ class Listener(Service):
         except Shed as shed:
             return messages.immediate(shed.reply)
         except Refusal as refusal:
-            reply = self._refused(application, refusal, seen)
-            return None if isinstance(refusal, _Unheeded) else messages.immediate(reply)
+            refused = refusal
         except Exception as error:
             self.report(error)
-            refusal = Refusal(INTERNAL, f"{type(error).__name__}: {error}")
-            return messages.immediate(self._refused(application, refusal, seen))
+            refused = Refusal(INTERNAL, f"{type(error).__name__}: {error}")
+        reply = self._refused(application, refused, seen)
+        if seen.passing or isinstance(refused, _Unheeded):
+            return None  # a part never looks like the whole
+        return messages.immediate(reply)
 
     async def _judged(self, stream: Stream, application: Application, seen: _Seen) -> bytes | None:
         """The verdict of the application.
@@ -151,7 +153,7 @@ class Listener(Service):
         body = b""
         if not message.request_headers.end_of_stream:
             body = await self._body(stream, head, intake.body_limit, request.removed)
-        exchange = Exchange(
+        seen.exchange = exchange = Exchange(
             stream,
             request,
             body,
@@ -219,12 +221,18 @@ class Listener(Service):
 class _Seen:
     """What is known of a request so far."""
 
-    __slots__ = ("head", "peer", "received")
+    __slots__ = ("exchange", "head", "peer", "received")
 
     def __init__(self, received: float) -> None:
         self.received = received
         self.head: Head | None = None
         self.peer = UNKNOWN
+        self.exchange: Exchange | None = None
+
+    @property
+    def passing(self) -> bool:
+        """Whether some of the answer is on its way already."""
+        return self.exchange is not None and self.exchange.status > 0
 
 
 class _Unheeded(Refusal):

@@ -104,7 +104,10 @@ class Scene:
         asked: how often the model was asked so far.
         moment: what it waits for, while it does.
         ended: whether it is over.
+        upstream: None: the model that is played takes the place of its binding's servers.
     """
+
+    upstream: Final = None
 
     def __init__(
         self,

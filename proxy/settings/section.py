@@ -24,7 +24,6 @@ class Section(BaseModel):
         protected_namespaces=(),
         validate_default=False,
         hide_input_in_errors=True,
-        defer_build=True,
     )
 
 

@@ -50,7 +50,9 @@ async function faults(object) {
   const seen = [];
   const found = [];
   if (!validate(watched(object, "", seen))) {
-    for (const { instancePath, message } of validate.errors) found.push(`${name}: ${instancePath} ${message}`);
+    for (const { instancePath, message, keyword } of validate.errors) {
+      found.push(`${name}: ${instancePath} ${message ?? keyword}`);
+    }
   }
   for (const { place, keys, read } of seen) {
     // Of an object in which no field was read, the schema says nothing.

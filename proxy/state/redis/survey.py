@@ -92,9 +92,7 @@ async def survey(
     except TimeoutError:
         raise SurveyError(f"no answer within {seconds:g} s", refused=False) from None
     except exceptions.RedisError as error:
-        refused = isinstance(error, exceptions.ResponseError) or isinstance(
-            error, exceptions.AuthenticationError
-        )
+        refused = isinstance(error, (exceptions.ResponseError, exceptions.AuthenticationError))
         raise SurveyError(_words(error), refused=refused) from None
     except OSError as error:
         raise SurveyError(_words(error), refused=False) from None

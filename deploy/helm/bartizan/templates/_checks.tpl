@@ -67,6 +67,14 @@
 {{- if .Values.config.grpc }}
 {{- fail "Knative allows one port in a pod: leave out config.grpc, or use deploymentMode RawDeployment" }}
 {{- end }}
+{{- if or .Values.audit.existingClaim .Values.bundles.image .Values.bundles.initContainer }}
+{{- fail "Knative allows neither audit.existingClaim, nor bundles.image, nor bundles.initContainer as the chart renders them: take bundles.configMap or bundles.persistentVolumeClaim" }}
+{{- end }}
+{{- range .Values.model.containers }}
+{{- if .lifecycle }}
+{{- fail (printf "Knative allows no lifecycle: leave it out of the container %s" .name) }}
+{{- end }}
+{{- end }}
 {{- range list (include "bartizan.httpPort" .) (include "bartizan.adminPort" .) }}
 {{- if has . (list "8008" "8012" "8013" "8022" "8112" "9090" "9091") }}
 {{- fail (printf "Knative's queue-proxy takes port %s in the pod: choose another for config.listen and config.admin.listen" .) }}

@@ -66,8 +66,8 @@ readinessProbe:
   periodSeconds: 5
   timeoutSeconds: 2
   failureThreshold: 2
-{{- /* A native sidecar is told to end after the model has ended: it need not wait. */}}
-{{- if and (not .restartPolicy) (gt (int $values.preStopSeconds) 0) }}
+{{- /* A native sidecar is told to end after the model has ended: it need not wait. Knative waits itself. */}}
+{{- if and (not .restartPolicy) (not $knative) (gt (int $values.preStopSeconds) 0) }}
 lifecycle:
   preStop:
     sleep: {seconds: {{ $values.preStopSeconds }}}

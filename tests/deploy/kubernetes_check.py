@@ -1,0 +1,22 @@
+"""Run by the interpreter that has kubernetes-validate: reads ``{"versions": […], "objects": […]}``,
+prints a JSON list of what is wrong with any object in any of these versions of Kubernetes.
+"""
+
+import json
+import sys
+
+import kubernetes_validate
+
+given = json.load(sys.stdin)
+faults = []
+for version in given["versions"]:
+    for thing in given["objects"]:
+        try:
+            kubernetes_validate.validate(thing, version, strict=True)
+        except (
+            kubernetes_validate.ValidationError,
+            kubernetes_validate.SchemaNotFoundError,
+            kubernetes_validate.VersionNotSupportedError,
+        ) as error:
+            faults.append(f"{version} {thing['kind']} {thing['metadata']['name']}: {error}")
+json.dump(faults, sys.stdout)
