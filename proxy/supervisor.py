@@ -26,6 +26,7 @@ from proxy.fleet import Fleet, Member, Report, StartError
 from proxy.http.shared_address import SharedAddress
 from proxy.launch import Launch
 from proxy.leases import Leases
+from proxy.notify import READY, STOPPING, notify, reloading, stay_alive
 from proxy.reload import ReloadRefused, fault_words, refuse_fixed
 from proxy.samples import gathered, united
 from proxy.settings.load import load_like
@@ -149,6 +150,7 @@ class _Supervisor:
         if fleet.failed.done():
             raise fleet.failed.result()
         if fleet.complete.is_set():
+            notify(READY)
             _log.info(
                 "all workers serve",
                 workers=settings.workers,
@@ -164,8 +166,10 @@ class _Supervisor:
             loop.create_task(self._poll()),
             loop.create_task(self._watch()),
             loop.create_task(self._tell_suppressed()),
+            loop.create_task(stay_alive()),
         ]
         await self._ended.wait()
+        notify(STOPPING)
         for task in tasks:
             task.cancel()
         _log.info("draining", seconds=self._settings.http.drain_seconds)
@@ -218,13 +222,14 @@ class _Supervisor:
     async def _reload_on_signal(self) -> None:
         while True:
             await self._hangups.get()
-            try:
-                await self._reload()
-            except (SettingsError, ReloadRefused) as error:
-                await self._refuse(fault_words(error))
-            except Exception as error:
-                _log.exception("reload failed")
-                await self._refuse(repr(error))
+            with reloading():
+                try:
+                    await self._reload()
+                except (SettingsError, ReloadRefused) as error:
+                    await self._refuse(fault_words(error))
+                except Exception as error:
+                    _log.exception("reload failed")
+                    await self._refuse(repr(error))
 
     async def _reload(self) -> None:
         """Replaces everything that a reload can change, in every worker, or nothing in any.

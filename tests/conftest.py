@@ -10,6 +10,7 @@ from gateway import Gateway
 from handwritten import digits
 from hypothesis import HealthCheck, settings
 from recorder import Recorder
+from xdist.scheduler import LoadFileScheduling
 
 from loadtest import process
 from loadtest.process import BARTIZAN
@@ -40,7 +41,27 @@ def pytest_addoption(parser):
 
 # Folders whose tests wait for other programs. They come first: where files are spread over
 # processes, the short ones fill up the end.
-SLOW = ("real", "e2e", "soak", "loadtest")
+SLOW = ("deploy", "real", "e2e", "soak", "loadtest")
+
+# Each of these asks for both an MLServer and a Triton that live through the session: in one
+# process, each server starts once.
+TOGETHER = tuple(
+    f"tests/real/test_{name}.py"
+    for name in ("refusals", "same_answers", "shaped_answers", "triton_crashes")
+)
+
+
+class Spread(LoadFileScheduling):
+    """A file at a time, for what it sets up; and those that share servers as if they were one."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return TOGETHER[0] if file in TOGETHER else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Spread(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config, items):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -112,3 +113,9 @@ def configuration(objects):
     _labels, spec = pod(objects)
     (volume,) = [v for v in spec["volumes"] if v["name"] == "bartizan-config"]
     return one(objects, "ConfigMap", volume["configMap"]["name"])["data"]["bartizan.yaml"]
+
+
+def mapped(text, mounts):
+    """``text`` with the paths of ``mounts`` (mount path: folder) where they stand for real."""
+    paths = "|".join(map(re.escape, sorted(mounts, key=len, reverse=True)))
+    return re.sub(paths, lambda found: str(mounts[found[0]]), text)

@@ -15,7 +15,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack", "distutils-precedence")
+PACKAGES = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack", "distutils-prec*")
 LIBRARY = ("ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo", "test", "pydoc_data")
 PROGRAMS = ("pip", "wheel", "easy_install", "idle", "2to3", "pydoc", "pygettext")
 FOLDERS = (
@@ -24,9 +24,7 @@ FOLDERS = (
     *("/var/lib/apt/lists", "/var/cache/apt", "/var/cache/debconf", "/var/log", "/root/.cache"),
 )
 KEPT = {"/var/log/bartizan"}
-# Modules that tests of others import, or that are imported by what they test, though they are
-# called so: none in what we install, which the tests of the image see.
-TESTS = {"tests", "test", "testing_data"}
+TESTS = {"tests", "test"}
 
 
 def main(environment: Path) -> None:
@@ -36,20 +34,19 @@ def main(environment: Path) -> None:
         remove(library / name)
     for place in {Path(sysconfig.get_path("purelib")), Path("/usr/lib/python3/dist-packages")}:
         for package in PACKAGES:
-            for path in [*place.glob(package), *place.glob(f"{package}-*"), *place.glob(f"{package}.*")]:
-                remove(path)
-    for folder in ("/usr/bin", "/usr/local/bin"):
+            for form in ("", "-*", ".*"):
+                clear(place, package + form)
+    for folder in (Path("/usr/bin"), Path("/usr/local/bin")):
         for program in PROGRAMS:
-            for path in Path(folder).glob(f"{program}*"):
-                remove(path)
-        for path in Path(folder).glob("python*-config"):
+            clear(folder, f"{program}*")
+        clear(folder, "python*-config")
+    clear(library, "config-*")
+    for name in FOLDERS:
+        clear(Path(name), "*")
+    # Of the environment's own programs, ours and Python: the rest belong to libraries.
+    for path in list((environment / "bin").iterdir()):
+        if path.name != "bartizan" and not path.name.startswith("python"):
             remove(path)
-    for path in list(library.glob("config-*")):
-        remove(path)
-    for folder in FOLDERS:
-        for path in list(Path(folder).glob("*")):
-            if str(path) not in KEPT:
-                remove(path)
     for path in list(Path("/usr/share/doc").rglob("*")):
         if path.name != "copyright" and not path.is_dir():
             path.unlink()
@@ -62,6 +59,13 @@ def main(environment: Path) -> None:
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         if not compileall.compile_dir(root, quiet=1, force=True, workers=0, invalidation_mode=mode):
             sys.exit(f"not all of {root} could be compiled")
+
+
+def clear(folder: Path, names: str) -> None:
+    """What is called so in a folder."""
+    for path in list(folder.glob(names)):
+        if str(path) not in KEPT:
+            remove(path)
 
 
 def remove(path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+import detectors
 from proxy.descriptors import needed_for
 from proxy.doctor.finding import Finding, ok, untried, warning, wrong
 from proxy.doctor.host import Host
@@ -37,7 +39,7 @@ def limits(settings: Settings, host: Host) -> list[Finding]:
         processors(settings.workers, host.processors(), len(os.sched_getaffinity(0))),
         backlog(host.read("proc/sys/net/core/somaxconn")),
         temporary(Path(tempfile.gettempdir())) if _has_temporary() else _no_temporary(),
-        cache(os.environ.get("NUMBA_CACHE_DIR")),
+        cache(os.environ, Path(detectors.__file__ or ".").parent),
     ]
 
 
@@ -111,35 +113,36 @@ def temporary(folder: Path) -> Finding:
     return ok(_TEMPORARY, f"{folder}: {_size(free)} free")
 
 
-def cache(given: str | None) -> Finding:
+def cache(environment: Mapping[str, str], program: Path) -> Finding:
     """Whether compiled scoring is kept from one start to the next.
 
-    It is looked for beside the program, or where ``NUMBA_CACHE_DIR`` says.
+    numba tries ``NUMBA_CACHE_DIR``, then the folder of the program, then the user's cache, and
+    takes the first that it can write.
+
+    Args:
+        program: the folder of the detectors.
     """
     if find_spec("numba") is None:
         words = "numba is not installed: scoring is numpy's, correct and slower"
         return warning(_CACHE, words, "pip install 'bartizan[fast]'")
-    import detectors  # noqa: PLC0415 - to know where it lies
-
-    beside = Path(detectors.__file__ or ".").parent
-    for place in (Path(given) if given else None, beside / "__pycache__", beside):
-        if place is not None and place.is_dir():
-            if os.access(place, os.W_OK) or any(place.rglob("*.nbi")):
-                return ok(_CACHE, f"compiled scoring is kept in {place}")
-            break
-    where = given or str(beside)
-    if given and _creatable(Path(given)):
-        return ok(_CACHE, f"compiled scoring will be kept in {given}")
+    if environment.get("NUMBA_CACHE_LOCATOR_CLASSES"):
+        return ok(_CACHE, "compiled scoring came with the image")
+    users = environment.get("XDG_CACHE_HOME") or f"{environment.get('HOME') or '/'}/.cache"
+    given = environment.get("NUMBA_CACHE_DIR")
+    for place in ([Path(given)] if given else []) + [program, Path(users)]:
+        if _writable(place):
+            return ok(_CACHE, f"compiled scoring is kept in {place}")
     return warning(
         _CACHE,
-        f"{where} cannot be written: scoring is compiled anew at each start, which takes seconds",
+        "no cache can be written: scoring is compiled anew at each start, which takes seconds",
         "set NUMBA_CACHE_DIR to a directory that outlives a restart",
     )
 
 
-def _creatable(folder: Path) -> bool:
-    above = next((one for one in folder.absolute().parents if one.exists()), None)
-    return above is not None and not folder.exists() and os.access(above, os.W_OK)
+def _writable(folder: Path) -> bool:
+    """Whether files can be made there, once the folder itself is."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _has_temporary() -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 import grpc
+import structlog
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
 from grpc import StatusCode
@@ -39,6 +40,8 @@ from proxy.rules import (
     INTERNAL,
     Refusal,
 )
+
+_log = structlog.get_logger("bartizan.ext_proc")
 
 PROCESS: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
@@ -114,6 +117,8 @@ class Listener(Service):
             return messages.immediate(shed.reply)
         except Refusal as refusal:
             refused = refusal
+            if refusal.rule is INTERNAL:  # Envoy is not what it should be: its operator's affair
+                _log.error("envoy", fault=refusal.detail)
         except Exception as error:
             self.report(error)
             refused = Refusal(INTERNAL, f"{type(error).__name__}: {error}")

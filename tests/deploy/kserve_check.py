@@ -5,12 +5,19 @@ The models are what KServe's project generates from its types: their tables say 
 each field, down to those of Kubernetes.
 """
 
+import importlib.util
 import json
 import re
 import sys
+import types
 
-import kserve.models
-import kubernetes.client.models
+# The package itself imports its whole server: its models need none of it.
+found = importlib.util.find_spec("kserve")
+sys.modules["kserve"] = types.ModuleType("kserve")
+sys.modules["kserve"].__path__ = found.submodule_search_locations
+
+import kserve.models  # noqa: E402
+import kubernetes.client.models  # noqa: E402
 
 KINDS = {
     "InferenceService": "V1beta1InferenceService",
@@ -27,13 +34,13 @@ def faults(value, kind, place):
     if kind in PLAIN:
         if not isinstance(value, PLAIN[kind]):
             yield f"{place} is no {kind}"
-    elif inner := re.fullmatch(r"list\[(.+)\]", kind):
+    elif inner := re.fullmatch(r"[Ll]ist\[(.+)\]", kind):
         if not isinstance(value, list):
             yield f"{place} is no list"
             return
         for number, item in enumerate(value):
             yield from faults(item, inner[1], f"{place}[{number}]")
-    elif inner := re.fullmatch(r"dict\(str, (.+)\)", kind):
+    elif inner := re.fullmatch(r"[Dd]ict[(\[]str, (.+)[)\]]", kind):
         if not isinstance(value, dict):
             yield f"{place} is no mapping"
             return
@@ -57,7 +64,7 @@ def faults(value, kind, place):
                 yield from faults(item, model.openapi_types[names[key]], f"{place}.{key}")
 
 
-found = []
+wrong = []
 for thing in json.load(sys.stdin):
-    found += faults(thing, KINDS[thing["kind"]], thing["metadata"]["name"])
-json.dump(found, sys.stdout)
+    wrong += faults(thing, KINDS[thing["kind"]], thing["metadata"]["name"])
+json.dump(wrong, sys.stdout)

@@ -16,6 +16,7 @@ from kubernetes_chart import (
     containers,
     documents,
     firewall,
+    mapped,
     one,
     pod,
     rendered,
@@ -25,8 +26,8 @@ from kubernetes_chart import (
 from proxy.settings.load import load
 from proxy.settings.problems import SettingsError
 
-# The oldest that the chart admits, and each that was supported when this was written, or is newer.
-VERSIONS = ("1.30", "1.33", "1.34", "1.35", "1.36", "1.37")
+# The oldest that the chart admits, one that most run, and the newest that there are schemas of.
+VERSIONS = ("1.30", "1.34", "1.37")
 EVERYTHING = {
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True},
@@ -37,7 +38,25 @@ OPTIONS = {
     "digest": {"image": {"digest": "sha256:" + "0" * 64}},
     "hpa": {"autoscaling": {"enabled": True}},
     "keda": {"keda": {"enabled": True, "serverAddress": "http://prometheus.monitoring:9090"}},
-    "grpc": {"config": {"grpc": {"listen": "0.0.0.0:8001"}}},
+    "grpc": {
+        "config": {
+            "grpc": {
+                "listen": "0.0.0.0:8001",
+                "tls": {
+                    "certificate": "/var/lib/bartizan/tls/tls.crt",
+                    "key": "/var/lib/bartizan/tls/tls.key",
+                },
+            },
+            "endpoints": [
+                {
+                    "name": "digits",
+                    "match": "/v2/models/digits",
+                    "upstream": "http://digits.models:8080",
+                    "grpc": {"upstream": "grpc://digits.models:8081"},
+                }
+            ],
+        }
+    },
     "plain": {"config": {"tls": None, "client": {"identify": ["ip"], "api_keys": None}}},
     "claims": {
         "audit": {"existingClaim": "audit"},
@@ -252,11 +271,11 @@ def load_within(tmp_path, objects):
     """Loads the ConfigMap's configuration with the pod's files and variables in their places."""
     _labels, spec = pod(objects)
     container = firewall(spec)
-    text = configuration(objects)
+    mounts = {}
     for mount in container["volumeMounts"]:
-        folder = tmp_path / mount["mountPath"].strip("/")
-        folder.mkdir(parents=True, exist_ok=True)
-        text = text.replace(mount["mountPath"], str(folder))
+        mounts[mount["mountPath"]] = tmp_path / mount["mountPath"].strip("/")
+        mounts[mount["mountPath"]].mkdir(parents=True, exist_ok=True)
+    text = mapped(configuration(objects), mounts)
     digest = "0" * 64
     (tmp_path / "var/lib/bartizan").mkdir(parents=True, exist_ok=True)
     for name, content in (

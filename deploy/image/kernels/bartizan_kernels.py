@@ -17,8 +17,10 @@ FOLDER = Path(sys.prefix, "kernels")
 # As the psABI defines the level, in Linux's words and in LLVM's.
 LEVEL = "x86-64-v3"
 NEEDED = frozenset(
-    "cx16 lahf_lm popcnt pni ssse3 sse4_1 sse4_2 "
-    "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave".split()
+    {
+        *("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2"),
+        *("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"),
+    }
 )
 FEATURES = (
     "+64bit,+cmov,+cx8,+fxsr,+mmx,+sse,+sse2,"

@@ -154,10 +154,18 @@ def test_backlog(told_by_kernel, level):
 
 
 def test_where_compiled_scoring_is_kept(tmp_path):
-    assert limits.cache(str(tmp_path)).level.value == "ok"
-    assert limits.cache(str(tmp_path / "to-be-made")).level.value == "ok"
-    found = limits.cache("/proc/nowhere")
-    assert (found.level.value, "/proc/nowhere" in found.words) == ("warning", True)
+    sealed = Path(__file__) / "none"  # where even root makes no files
+    nowhere = {"HOME": str(sealed), "NUMBA_CACHE_DIR": str(sealed)}
+    cases = [
+        ({}, tmp_path, "ok"),
+        (nowhere | {"NUMBA_CACHE_DIR": str(tmp_path / "to/be/made")}, sealed, "ok"),
+        (nowhere | {"XDG_CACHE_HOME": str(tmp_path)}, sealed, "ok"),
+        (nowhere | {"NUMBA_CACHE_LOCATOR_CLASSES": "ours"}, sealed, "ok"),
+        (nowhere, sealed, "warning"),
+    ]
+    for environment, program, level in cases:
+        assert limits.cache(environment, program).level.value == level, environment
+    assert len(cases) == 5
 
 
 # file system

@@ -106,7 +106,8 @@ def test_garbage_is_no_fault(host):
 
 # files under sys/fs/cgroup, what is granted: memory in MiB, processors
 CGROUPS = [
-    ({"a/b/memory.max": "max", "a/memory.max": "536870912", "a/b/cpu.max": "50000 100000"}, 512, 0.5),
+    ({"a/b/memory.max": "max", "a/memory.max": "536870912", "a/b/cpu.max": "50000 100000"},
+     512, 0.5),
     ({"memory.max": "1073741824", "a/b/cpu.max": "max 100000"}, 1024, None),
     ({"memory/memory.limit_in_bytes": "268435456"}, 256, None),
     ({"memory/memory.limit_in_bytes": "9223372036854771712"}, 2048, None),  # version 1's "no limit"

@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from authority import Authority
@@ -63,8 +64,7 @@ def model_server(document=METADATA, status=200, date=None, certificate=None):
         server.server_close()
 
 
-class Bundle:
-    features = 5
+BUNDLE = SimpleNamespace(features=5, manifest=SimpleNamespace(feature_names=None))
 
 
 def examined(folder, port, scheme="http", *, bundle=None, **endpoint):
@@ -116,7 +116,7 @@ def test_model_servers_that_are_wrong(tmp_path):
 
 def test_a_bundle_of_another_width(tmp_path):
     with model_server() as port:
-        found = examined(tmp_path, port, bundle=Bundle())
+        found = examined(tmp_path, port, bundle=BUNDLE)
     assert told(found)["upstream.contract"] == "wrong"
 
 
@@ -171,8 +171,12 @@ def test_a_model_server_on_the_network_is_not_judged_from_here(tmp_path):
 
 def test_from_outside_a_silence_counts_only_where_the_firewall_answers(tmp_path, free_port):
     with model_server() as model, model_server() as firewall:
-        cases = [(model, firewall, "wrong"), (model, free_port(), "wrong"),
-                 (free_port(), firewall, "ok"), (free_port(), free_port(), "could-not-be-tried")]  # fmt: skip
+        cases = [
+            (model, firewall, "wrong"),
+            (model, free_port(), "wrong"),
+            (free_port(), firewall, "ok"),
+            (free_port(), free_port(), "could-not-be-tried"),
+        ]
         for port, listen, level in cases:
             settings = settings_of(
                 tmp_path,
@@ -206,7 +210,7 @@ def redis_server(tmp_path_factory):
 
     yield start
     for server in started:
-        server.process.stop()
+        server.kill()
 
 
 @pytest.mark.real
@@ -220,7 +224,7 @@ def test_a_real_redis(tmp_path, redis_server):
     }  # fmt: skip
     for name, value in (("maxmemory-policy", "noeviction"), ("appendonly", "yes")):
         server.execute("CONFIG", "SET", name, value)
-    assert {level for level in told(state(tmp_path, server, wait_seconds=1.0)).values()} == {"ok"}
+    assert set(told(state(tmp_path, server, wait_seconds=1.0)).values()) == {"ok"}
     assert server.execute("DBSIZE") == 0  # nothing was left behind
 
 

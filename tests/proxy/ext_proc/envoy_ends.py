@@ -153,7 +153,8 @@ class Filter:
 
     Args:
         model: what the model server answers; None: it never does.
-        override: whether the processor may choose the modes of bodies.
+        override: whether the processor may choose the modes of bodies. Where it needs none, it has
+            ended the stream then, and the body passes.
     """
 
     def __init__(self, channel, model=None, *, override=True):
@@ -197,8 +198,10 @@ class Filter:
             return
         held.apply(told)
         mode = BUFFERED
-        if self.override and seen.response.HasField("mode_override"):
+        if seen.response.HasField("mode_override"):
             mode = seen.response.mode_override.response_body_mode
+            if not self.override and mode == STREAMED:
+                mode = BUFFERED
         if whole and mode == BUFFERED:
             told = await self._tell(call, seen, body_message(whole, of="response"))
             if told is not None:
@@ -244,8 +247,7 @@ class Filter:
             seen.grpc = told.grpc_status.status
             return None
         assert response.WhichOneof("response") == kind
-        common = getattr(response, kind).response
-        return common
+        return getattr(response, kind).response
 
 
 class Application:

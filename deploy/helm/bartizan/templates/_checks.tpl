@@ -62,6 +62,9 @@
 {{- if and (eq .Values.kserve.kind "ServingRuntime") (not .Values.kserve.supportedModelFormats) }}
 {{- fail "a ServingRuntime needs kserve.supportedModelFormats" }}
 {{- end }}
+{{- if and (eq .Values.kserve.kind "ServingRuntime") .Values.bundles.initContainer }}
+{{- fail "a ServingRuntime has no init containers: take bundles.configMap or bundles.persistentVolumeClaim" }}
+{{- end }}
 {{- end }}
 {{- if include "bartizan.knative" . }}
 {{- if .Values.config.grpc }}
