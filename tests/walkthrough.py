@@ -82,7 +82,9 @@ def matches(expected: str, printed: str) -> bool:
         wanted += rf"\s*{pattern.replace('…', '.*')}\s*\n"
     if expected.endswith("…"):
         wanted += r"(?s:.*)"
-    return re.fullmatch(wanted, printed if printed.endswith("\n") or not printed else f"{printed}\n") is not None
+    if printed and not printed.endswith("\n"):
+        printed += "\n"
+    return re.fullmatch(wanted, printed) is not None
 
 
 def follow(

@@ -162,10 +162,10 @@ def status_of(given: HeaderMap) -> int:
 
 
 def lines_of(lines: bytes) -> Iterable[tuple[str, bytes]]:
-    """Header lines of ours, each ended by CRLF, as names and values."""
+    """Header lines of ours, each ended by CRLF, as lower-case names and values."""
     for line in lines.split(b"\r\n")[:-1]:
         name, _, value = line.partition(b": ")
-        yield name.decode(), value
+        yield name.decode().lower(), value
 
 
 @lru_cache(maxsize=_KNOWN)

@@ -140,7 +140,7 @@ def _debootstrap(folder: Path) -> None:
         settings = root / "etc/dpkg/dpkg.cfg.d"
         settings.mkdir(parents=True)
         (settings / "quick").write_text(QUICK)
-        packages = "--include=python3.11,python3.11-venv"
+        packages = "--include=python3,python3-venv"
         _run([tool("debootstrap"), "--variant=minbase", packages, "bookworm", str(root)])
         (settings / "quick").unlink()
         (root / "usr/local/bin/python3").symlink_to("/usr/bin/python3.11")
@@ -153,5 +153,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
         command, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     if done.returncode:
-        pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}")
+        pytest.fail(
+            f"{' '.join(command)}: exit {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}"
+        )
     return done.stdout

@@ -2,11 +2,16 @@
 prints a JSON list of what is wrong with any object in any of these versions of Kubernetes.
 """
 
+import functools
 import json
 import sys
 
 import kubernetes_validate
+from kubernetes_validate import utils
 from kubernetes_validate.utils import SchemaNotFoundError, ValidationError
+
+# It reads its megabytes of schemas anew for each object.
+utils.schema_contents = functools.cache(utils.schema_contents)
 
 given = json.load(sys.stdin)
 faults = []

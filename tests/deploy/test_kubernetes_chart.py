@@ -329,5 +329,7 @@ def test_the_page_and_the_chart_speak_of_the_same_keys(repository):
         for key in rest:
             assert key in value, path
             value = value[key]
+            if key == "keys":  # whose keys are the user's
+                break
         checked += 1
     assert checked > 15

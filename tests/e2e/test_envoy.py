@@ -229,3 +229,228 @@ def test_clients_see_what_the_reverse_proxy_would_tell(envoy, proxy, judged):
         assert "x-envoy-upstream-service-time" not in through.headers
     assert [one for one in seen if one[1] != one[2]] == []
     assert len(seen) == 23
+
+
+def records_of(processor, address, request):
+    """The exchanges that one request adds to the processor's audit log, and its answer."""
+    before = len(processor.records())
+    answer = ask(address, request)
+    processor.process.wait_until(lambda: len(processor.records()) > before, 10)
+    return processor.records()[before:], answer
+
+
+def test_the_model_server_gets_what_was_scored_and_nothing_else(envoy, recorded, judged):
+    before = len(recorded.seen())
+    row = judged["plain"][:1].astype(np.float32)
+    told = [("X-Secret", "1"), ("X-Forwarded-For", "192.0.2.1"), ("Te", "trailers"),
+            ("X-Gateway-Destination-Endpoint", "192.0.2.1:80"), ("X-Envoy-Retry-On", "5xx"),
+            ("Content-Type", "application/json"), ("X-Request-Id", "mine")]  # fmt: skip
+    document = b"  " + infer_json(row, "fine").replace(b":", b" : ")
+    target = infer_target("recorded")
+    sent = render_request("POST", target, "elsewhere.example", document, told)
+    answer = ask(envoy.address("shipped"), sent)
+    assert answer.status == 200
+    [seen] = recorded.seen()[before:]
+    headers = {name.lower(): value for name, value in seen["headers"]}
+    assert len(headers) == len(seen["headers"])
+    assert set(headers) == {"host", "content-type", "content-length", "x-request-id"}
+    assert seen["target"] == infer_target(MODEL)  # the endpoint's upstream_path
+    assert headers["x-request-id"] == answer.headers["x-request-id"] != "mine"
+    assert headers["host"] == "recorded"
+    assert int(headers["content-length"]) != len(document)  # re-serialised
+    assert json.loads(answer.body)["parameters"]["sha256"] == seen["sha256"]
+
+
+def test_the_model_server_gets_the_bytes_that_the_reverse_proxy_sends(
+    envoy, proxy, recorded, judged
+):
+    before = len(recorded.seen())
+    for binary in (False, True):
+        request = infer(judged["plain"][:3], "recorded", binary=binary)
+        for address in (proxy.address, envoy.address("shipped"), envoy.address("rigid")):
+            assert ask(address, request).status == 200
+    seen = recorded.seen()[before:]
+    assert len(seen) == 6
+    assert len({one["sha256"] for one in seen[:3]}) == len({one["sha256"] for one in seen[3:]}) == 1
+    names = [sorted(name.lower() for name, _ in one["headers"]) for one in seen]
+    assert names[0] == names[1] == names[2]
+    assert names[3] == names[4] == names[5]
+
+
+def test_what_both_sides_count(envoy, processor, judged):
+    address, before = envoy.address("rigid"), envoy.of_filter("rigid")
+    refused = processor.metric("bartizan_requests_total", endpoint=MODEL, action="block")
+    [record], answer = records_of(processor, address, infer(judged["foul"][0], how="lie"))
+    assert answer.status == record["status"] == 403
+    assert record["request"] == answer.headers["x-request-id"]
+    assert [reason["rule"] for reason in record["reasons"]] == ["BZ-400"]
+    after = envoy.of_filter("rigid")
+    for name, more in (("streams_started", 1), ("immediate_responses_sent", 1)):
+        assert after[name] - before.get(name, 0) == more
+    assert "streams_failed" not in after
+    assert "failure_mode_allowed" not in after
+    now = processor.metric("bartizan_requests_total", endpoint=MODEL, action="block")
+    assert now == refused + 1
+
+
+def test_monitor_mode_passes_and_says_what_it_would_do(envoy, processor, judged):
+    noise = np.random.default_rng(5).uniform(0, 16, 64)
+    request = infer(noise, "watched")
+    [record], answer = records_of(processor, envoy.address("shipped"), request)
+    assert answer.status == 200
+    assert (record["enforced_action"], record["would_block"]) == ("allow", True)
+
+
+def test_clients_behind_one_envoy_have_a_quota_each(envoy, judged):
+    """Their address is that of their connection, whatever they say."""
+    rows = judged["plain"][:3]
+    statuses = []
+    for number, source in enumerate(["127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.3"]):
+        body = infer_json(rows.astype(np.float32), "fine")
+        spoofed = post(body, "metered", ("X-Forwarded-For", f"192.0.2.{number}"))
+        statuses.append(ask(envoy.address("shipped"), spoofed, source).status)
+    assert statuses == [200, 429, 200, 429]
+    other = ask(envoy.address("rigid"), infer(rows, "metered"), "127.0.0.2")
+    assert other.status == 429  # a second Envoy is no second quota
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        (nameless, "source.address"),
+        (believing, "X-Forwarded-For"),
+        (streamed, "BUFFERED"),
+        (partial, "BUFFERED"),
+        (blind, "BUFFERED"),
+        (headless, "request_body"),
+    ],
+)
+def test_a_filter_that_is_set_up_wrongly_lets_nothing_pass(
+    variant, words, envoy, processor, recorded, judged
+):
+    before = len(recorded.seen())
+    body = infer_json(judged["plain"][:1].astype(np.float32), "fine")
+    request = post(body, "recorded", ("X-Forwarded-For", "192.0.2.1"))
+    found, answer = records_of(processor, envoy.address(variant.__name__), request)
+    assert answer.status == 503
+    assert words in json.dumps(found[-1]["reasons"])
+    assert len(recorded.seen()) == before
+
+
+def test_a_filter_that_only_observes_is_told_in_the_audit_log(envoy, processor, judged):
+    noise = np.random.default_rng(5).uniform(0, 16, 64)
+    found, answer = records_of(processor, envoy.address("observing"), infer(noise))
+    assert answer.status == 200  # nothing that is answered counts
+    assert "observability" in json.dumps(found[-1]["reasons"])
+
+
+def test_bodies_beyond_what_envoy_holds(envoy, processor, judged):
+    big = infer(np.tile(judged["plain"][:1], (900, 1)))
+    assert len(big) > 65536
+    assert ask(envoy.address("shipped"), big).status == 200
+    [record], answer = records_of(processor, envoy.address("narrow"), big)
+    assert answer.status == 413
+    assert record["status"] == 413
+    huge = ask(envoy.address("shipped"), infer(judged["plain"][0], how="huge"))
+    assert huge.status >= 500  # 11 MiB of answer
+
+
+def test_a_client_that_leaves_is_recorded_as_gone(envoy, processor, recorded, judged):
+    before = len(processor.records())
+    with socket.create_connection(envoy.address("shipped"), 10) as connection:
+        seen = len(recorded.seen())
+        connection.sendall(infer(judged["plain"][0], "recorded", "delay:20"))
+        processor.process.wait_until(lambda: len(recorded.seen()) > seen, 10)
+    processor.process.wait_until(lambda: len(processor.records()) > before, 10)
+    assert processor.records()[-1]["status"] == 0
+
+
+def test_a_failing_model_server_is_told_as_envoy_does(envoy, judged):
+    for how in ("cut", "truncated"):
+        assert ask(envoy.address("shipped"), infer(judged["plain"][0], how=how)).status >= 500
+    erring = ask(envoy.address("shipped"), infer(judged["plain"][0], how="error"))
+    assert (erring.status, json.loads(erring.body)) == (500, {"error": "as asked"})
+
+
+@contextlib.contextmanager
+def stopped(processor):
+    """The processor hangs."""
+    processor.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        processor.signal(signal.SIGCONT)
+
+
+def test_a_processor_that_hangs(envoy, processor, recorded, judged):
+    """Envoy waits for message_timeout; failure_mode_allow says what comes then."""
+    request = infer(judged["plain"][0], "recorded", how="hung")
+    seen, before = len(recorded.seen()), envoy.of_filter("shipped")
+    with stopped(processor):
+        assert ask(envoy.address("shipped"), request).status == 504
+        assert len(recorded.seen()) == seen
+        assert ask(envoy.address("open_"), request).status == 200
+        assert len(recorded.seen()) == seen + 1
+        # Once the health check has noticed, nobody waits any more.
+        envoy.process.wait_until(lambda: envoy.healthy(0), 10)
+        assert ask(envoy.address("shipped"), request).status == 503
+    after = envoy.of_filter("shipped")
+    assert after["message_timeouts"] == before.get("message_timeouts", 0) + 1
+    assert envoy.of_filter("open_")["failure_mode_allowed"] >= 1
+    envoy.process.wait_until(envoy.healthy, 10)
+    assert ask(envoy.address("shipped"), request).status == 200
+
+
+def test_a_processor_that_is_killed(envoy, processor, recorded, judged):
+    request = infer(judged["plain"][0], "recorded", how="killed")
+    with Session(envoy.address("shipped")) as session:
+        assert session.exchange(request).status == 200
+        seen, allowed = len(recorded.seen()), envoy.of_filter("open_")
+        failed = envoy.of_filter("shipped").get("streams_failed", 0)
+        processor.kill()
+        assert session.exchange(request).status == 503
+    assert len(recorded.seen()) == seen
+    assert envoy.of_filter("shipped")["streams_failed"] == failed + 1
+    unread = post(b"not JSON", "recorded", ("X-Secret", "1"))
+    ask(envoy.address("open_"), request)
+    with contextlib.suppress(OSError, ValueError):
+        ask(envoy.address("open_"), unread)  # reaches the model as it is
+    after = envoy.of_filter("open_")
+    assert after["failure_mode_allowed"] == allowed.get("failure_mode_allowed", 0) + 2
+    *_, forged = recorded.seen()
+    assert ["x-secret", "1"] in forged["headers"]
+    processor.start()
+    envoy.process.wait_until(envoy.healthy, 10)
+    assert ask(envoy.address("shipped"), request).status == 200
+
+
+class Service:
+    """Several processors behind an Envoy, as ``Traffic`` wants it."""
+
+    def __init__(self, envoy):
+        self.address = envoy.address("shipped")
+
+    def ready(self):
+        return True
+
+
+def test_a_processor_drains_and_no_request_is_lost(tmp_path_factory, recorded):
+    endpoint = recorded.endpoint()
+    one, two = (
+        Processor(tmp_path_factory.mktemp("drained"), [endpoint]).launch() for _ in range(2)
+    )
+    ports = [(each.port, each.admin_port) for each in (one, two)]
+    envoy = Envoy(tmp_path_factory.mktemp("envoy"), recorded.port, ports, {"shipped": shipped})
+    with contextlib.ExitStack() as stack:
+        for each in (one, two):
+            stack.callback(each.stop)
+            each.process.wait_until(each.ready)
+        stack.callback(envoy.stop)
+        envoy.start()
+        with Traffic(Service(envoy), 100_000) as traffic:
+            traffic.wait_for(200)
+            assert one.stop() == 0
+            traffic.wait_for(len(traffic.outcomes) + 200)
+            traffic.stop()
+        assert traffic.failures == []
+        assert len(one.records()) + len(two.records()) == len(traffic.outcomes)
