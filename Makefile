@@ -5,6 +5,7 @@
 #   make test  [ARGS="-k x"]   the tests
 #   make check                 lint, format, types and import contracts
 #   make bench [ARGS=…]        the firewall against Envoy, nginx and others: docs/benchmarks.md
+#   make sizing                rows a second of a core, memory, Redis: docs/sizing.md
 #   make real  [ARGS=…]        the tests against real model servers, with their environments
 #   make real-table            what they saw, as the tables of docs/protocols.md
 #   make adversarial           attacks crafted with torch, and what is found: docs/detection.md
@@ -35,7 +36,7 @@ REAL = $(patsubst %,.venv-%/.installed,$(LOCKED) npm)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: demo attack-demo test check bench adversarial real real-environments real-table soak mutate manifests lock clean
+.PHONY: demo attack-demo test check bench sizing adversarial real real-environments real-table soak mutate manifests lock clean
 
 demo: .venv/.project
 	.venv/bin/bartizan demo $(ARGS)
@@ -58,6 +59,9 @@ bench: .venv/.project .venv-envoy/.installed
 	.venv/bin/python -m loadtest.answer_cost --out docs/benchmarks.md
 	.venv/bin/python -m loadtest.codec_cost --out docs/benchmarks.md
 	.venv/bin/python -m loadtest.grpc_cost --out docs/benchmarks.md
+
+sizing: .venv/.project
+	.venv/bin/python -m loadtest.sizing --out docs/sizing.md
 
 # About an hour on one core; what was measured is kept, and not measured again.
 adversarial: .venv/.project .venv-torch/.installed

@@ -25,7 +25,7 @@ from detectors.agreement.base import Answers
 from detectors.agreement.scorer import AnswerScorer
 from detectors.bundle import Bundle, load_bundle
 from loadtest.artefacts import FitError, code_digest, fit_bundle, kept
-from loadtest.bench import BenchError, Plan, Subject, build_pool_for, measure
+from loadtest.bench import BenchError, Plan, Subject, await_service, build_pool_for, measure
 from loadtest.comparison import Sample, Spread
 from loadtest.demo import digits
 from loadtest.interrupts import ended_in_order
@@ -248,7 +248,7 @@ def through_gateways(
             stack.callback(process.stop)
             subjects.append(Subject(name, process, where, frozenset(cores or ())))
         stack.enter_context(on_cores(load_cores))
-        pool = _accepted(subjects, build_pool_for(_MODEL, course.rows))
+        pool = accepted(subjects, build_pool_for(_MODEL, course.rows))
         return [
             measure(subject, course.title, pool, plan, round_)
             for round_ in range(1, plan.rounds + 1)
@@ -275,11 +275,16 @@ def _with_opinions(folder: Path, course: Course, upstream: tuple[str, int]) -> P
     return out
 
 
-def _accepted(subjects: Sequence[Subject], pool: Sequence[bytes]) -> list[bytes]:
-    """The requests that no mode refuses: a calibrated firewall refuses a few honest ones."""
+def accepted(subjects: Sequence[Subject], pool: Sequence[bytes]) -> list[bytes]:
+    """The requests that no subject refuses: a calibrated firewall refuses a few honest ones.
+
+    Raises:
+        BenchError, ProcessError: if one does not serve, answers otherwise, or refuses many.
+    """
     keep = np.ones(len(pool), bool)
     for subject in subjects:
         with Session(subject.address) as session:
+            await_service(session, subject, pool[0])
             for index, request in enumerate(pool):
                 status = session.exchange(request).status
                 if status not in {200, 403}:

@@ -29,7 +29,14 @@ from loadtest.interrupts import ended_in_order, held
 from loadtest.load.closed import Result, closed_loop
 from loadtest.payloads import Floats, infer_request, infer_target
 from loadtest.peers import PEERS, Firewall, Lab, Peer, client_header
-from loadtest.process import Address, Process, ProcessError, core_seconds, on_cores
+from loadtest.process import (
+    Address,
+    Process,
+    ProcessError,
+    Program,
+    core_seconds,
+    on_cores,
+)
 from loadtest.report import DIRECT, Run, machine, markdown
 from loadtest.wire import Session
 
@@ -70,12 +77,21 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A running proxy, and the cores that are its own (none: it shares them all)."""
+    """A running proxy, and the cores that are its own (none: it shares them all).
+
+    Attributes:
+        part: one of several processes, of which it is told what it spent of the whole.
+    """
 
     name: str
-    process: Process
+    process: Program
     address: Address
     cores: frozenset[int] = frozenset()
+    part: Program | None = None
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """User and system time so far, of all and of the part: NaN if there is none."""
+        return self.process.cpu_seconds(), self.part.cpu_seconds() if self.part else math.nan
 
 
 def honest_rows(features: int, count: int, seed: int) -> Floats:
@@ -122,7 +138,7 @@ def choose_rows(subjects: Sequence[Subject], features: int) -> tuple[Floats, int
     for subject in subjects:
         pool = build_pool(f"{features}-json", rows)
         with Session(subject.address) as session:
-            _await_service(session, subject, pool[0])
+            await_service(session, subject, pool[0])
             if subject.name != Firewall.name:
                 continue
             for i, request in enumerate(pool):
@@ -135,8 +151,12 @@ def choose_rows(subjects: Sequence[Subject], features: int) -> tuple[Floats, int
     return rows[keep][:POOL], int((~keep).sum())
 
 
-def _await_service(session: Session, subject: Subject, request: bytes) -> None:
-    """Until the proxy has found its upstream."""
+def await_service(session: Session, subject: Subject, request: bytes) -> None:
+    """Until the proxy has found its upstream.
+
+    Raises:
+        BenchError, ProcessError: if it does not.
+    """
     deadline = time.monotonic() + 15
     while (status := session.exchange(request).status) not in {200, 403}:
         subject.process.check()
@@ -167,9 +187,10 @@ def measure(
             return uvloop.run(run)
 
     results = [load(plan.connections, plan.warm_seconds)]
-    cpu, core = subject.process.cpu_seconds(), core_seconds(subject.cores)
+    before = *subject.cpu_seconds(), core_seconds(subject.cores)
     busy = load(plan.connections, plan.seconds)
-    cpu, core = subject.process.cpu_seconds() - cpu, core_seconds(subject.cores) - core
+    after = *subject.cpu_seconds(), core_seconds(subject.cores)
+    cpu, part, core = (now - then for now, then in zip(after, before, strict=True))
     results += [busy, load(1, plan.warm_seconds)]
     alone = load(1, plan.seconds / 2)
     results.append(alone)
@@ -185,6 +206,7 @@ def measure(
         p50=alone.percentile(50),
         p99=alone.percentile(99),
         fault=fault,
+        part=part / max(busy.answered, 1),
     )
 
 

@@ -26,6 +26,7 @@ class Sample:
         others: share of that core that anything else used, interrupts included; NaN if unknown.
         p50, p99: seconds, at one connection.
         fault: why the round does not count, or "".
+        part: of ``cpu``, what one of several processes spent; NaN if there is but one.
     """
 
     peer: str
@@ -38,6 +39,7 @@ class Sample:
     p50: float
     p99: float
     fault: str = ""
+    part: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

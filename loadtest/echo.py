@@ -41,26 +41,38 @@ def render_answer(status: str, body: bytes) -> bytes:
     ).encode() + body
 
 
-CANNED: Final = render_answer(
-    "200 OK",
-    orjson.dumps(
-        {
-            "model_name": "bench",
-            "model_version": "1",
-            "outputs": [{"name": "label", "datatype": "INT64", "shape": [1], "data": [3]}],
-        }
-    ),
-)
+_LABEL: Final = 3
+_SCORES: Final = "probabilities"
 
 
-def metadata(model: str, features: int) -> dict[str, Any]:
+def canned_answer(classes: int = 0) -> bytes:
+    """What every inference is answered: a label and, if there are ``classes``, a score of each."""
+    outputs = [{"name": "label", "datatype": "INT64", "shape": [1], "data": [_LABEL]}]
+    if classes:
+        scores = np.linspace(0.02, 0.06, classes)
+        scores[_LABEL] += 1 - scores.sum()
+        outputs.append({
+            "name": _SCORES, "datatype": "FP32", "shape": [1, classes], "data": scores.tolist()
+        })  # fmt: skip
+    document = {"model_name": "bench", "model_version": "1", "outputs": outputs}
+    return render_answer("200 OK", orjson.dumps(document))
+
+
+CANNED: Final = canned_answer()
+
+
+def metadata(model: str, features: int, classes: int = 0) -> dict[str, Any]:
     """The v2 metadata of a model that takes one (n, features) FP32 tensor."""
+    scores = {"name": _SCORES, "datatype": "FP32", "shape": [-1, classes]}
     return {
         "name": model,
         "versions": ["1"],
         "platform": "echo",
         "inputs": [{"name": TENSOR, "datatype": "FP32", "shape": [-1, features]}],
-        "outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]}],
+        "outputs": [
+            {"name": "label", "datatype": "INT64", "shape": [-1]},
+            *([scores] if classes else []),
+        ],
     }
 
 
@@ -100,9 +112,10 @@ def digest_answer(body: bytes, header_length: int | None) -> bytes:
 class EchoProtocol(asyncio.Protocol):
     """Answers every complete POST alike, and every known GET from a table."""
 
-    def __init__(self, pages: dict[bytes, bytes], digest: bool) -> None:
+    def __init__(self, pages: dict[bytes, bytes], digest: bool, answer: bytes = CANNED) -> None:
         self._pages = pages
         self._digest = digest
+        self._inferred = answer
         self._pending = b""
         self._transport: asyncio.WriteTransport
 
@@ -120,7 +133,7 @@ class EchoProtocol(asyncio.Protocol):
             if end < 0:
                 break
             if data.startswith(b"POST ") and not self._digest:
-                self._transport.write(CANNED)
+                self._transport.write(self._inferred)
             else:
                 self._transport.write(self._answer(data, head_end, start, end))
             data = data[end:]
@@ -143,7 +156,9 @@ class EchoProtocol(asyncio.Protocol):
 _NOT_FOUND: Final = render_answer("404 Not Found", b'{"error":"not found"}')
 
 
-def pages(models: dict[str, int], others: Sequence[str] = ()) -> dict[bytes, bytes]:
+def pages(
+    models: dict[str, int], others: Sequence[str] = (), classes: int = 0
+) -> dict[bytes, bytes]:
     """What is answered to GET: server and model metadata, health, readiness; others with {}."""
     server = {"name": "echo", "version": "1", "extensions": ["binary_tensor_data"]}
     table = {
@@ -152,7 +167,7 @@ def pages(models: dict[str, int], others: Sequence[str] = ()) -> dict[bytes, byt
         "/v2/health/ready": b"",
     }
     for model, features in models.items():
-        table[f"/v2/models/{model}"] = orjson.dumps(metadata(model, features))
+        table[f"/v2/models/{model}"] = orjson.dumps(metadata(model, features, classes))
         table[f"/v2/models/{model}/ready"] = b""
     table |= dict.fromkeys(others, b"{}")
     return {path.encode(): render_answer("200 OK", body) for path, body in table.items()}
@@ -170,9 +185,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", type=_model, action="append", required=True, metavar="NAME=D")
     parser.add_argument("--digest", action="store_true", help="answer what was received")
     parser.add_argument("--page", action="append", default=[], metavar="PATH")
+    parser.add_argument("--classes", type=int, default=0, help="answer a score of each as well")
     options = parser.parse_args(arguments)
-    table = pages(dict(options.model), options.page)
-    serve(options.listen, lambda: EchoProtocol(table, options.digest))
+    table = pages(dict(options.model), options.page, options.classes)
+    answer = canned_answer(options.classes)
+    serve(options.listen, lambda: EchoProtocol(table, options.digest, answer))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from loadtest.process import BARTIZAN, Address, Process, accepts, free_port
+from loadtest.shipped_envoy import endpoint, socket_address
 from loadtest.wire import Header
 
 
@@ -85,9 +86,13 @@ class Firewall(Peer):
 
     name = "bartizan"
     title = "Bartizan, enforcing, four detectors, patterns"
+    command: ClassVar = "run"
 
-    def __init__(self, program: Sequence[str] = BARTIZAN) -> None:
+    def __init__(
+        self, program: Sequence[str] = BARTIZAN, endpoint: Mapping[str, Any] | None = None
+    ) -> None:
         self._program = program
+        self._endpoint = dict(endpoint or {})  # of every endpoint, beside what all have
 
     def version(self, lab: Lab) -> str:
         """Ours, and what scores."""
@@ -112,6 +117,7 @@ class Firewall(Peer):
                 "bundle": str(bundle),
                 "mode": "enforce",
                 "limits": quota,
+                **self._endpoint,
             }
             for model, bundle in lab.bundles.items()
         ]
@@ -134,11 +140,11 @@ class Firewall(Peer):
         }
 
     def start(self, lab: Lab) -> tuple[Process, Address]:
-        """``bartizan run``; YAML is a superset of JSON."""
+        """As ``command`` says; YAML is a superset of JSON."""
         port, admin = free_port(), free_port()
         path = lab.folder / "bartizan.yaml"
         path.write_text(json.dumps(self.configuration(lab, port, admin), indent=2))
-        process = _launch(lab, self.name, [*self._program, "run", str(path)], port)
+        process = _launch(lab, self.name, [*self._program, self.command, str(path)], port)
         return process, ("127.0.0.1", port)
 
 
@@ -183,15 +189,14 @@ class Envoy(Peer):
             "name": "envoy.filters.network.http_connection_manager", "typed_config": manager
         }]}  # fmt: skip
         listener = {
-            "name": "in", "address": _socket_address("127.0.0.1", port), "filter_chains": [chain]
+            "name": "in", "address": socket_address(("127.0.0.1", port)), "filter_chains": [chain]
         }  # fmt: skip
-        upstream = {"endpoint": {"address": _socket_address(*lab.upstream)}}
         cluster = {
             "name": "model",
             "type": "STATIC",
             "connect_timeout": "2s",
             "load_assignment": {
-                "cluster_name": "model", "endpoints": [{"lb_endpoints": [upstream]}]
+                "cluster_name": "model", "endpoints": [{"lb_endpoints": [endpoint(lab.upstream)]}]
             },
         }  # fmt: skip
         return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
@@ -215,10 +220,6 @@ def _api_keys(folder: Path) -> Path:
     lines = [f"{key}:{hashlib.sha256(key.encode()).hexdigest()}\n" for key in keys]
     path.write_text("".join(lines))
     return path
-
-
-def _socket_address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
 
 
 _NGINX: Final = """\

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from loadtest.serving import READY, parse_address
 
@@ -165,6 +165,39 @@ class Process:
             with contextlib.suppress(OSError):
                 total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
         return total
+
+
+class Program(Protocol):
+    """What serves, of however many processes."""
+
+    def check(self) -> None:
+        """Raises ProcessError if it has ended."""
+
+    def tail(self) -> str:
+        """The end of what it wrote."""
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far."""
+
+
+class Chain:
+    """Programs of which each passes on to the next: what they spend is counted together."""
+
+    def __init__(self, *links: Program) -> None:
+        self._links = links
+
+    def check(self) -> None:
+        """Raises ProcessError if any has ended."""
+        for link in self._links:
+            link.check()
+
+    def tail(self) -> str:
+        """The end of what each wrote."""
+        return "\n".join(link.tail() for link in self._links)
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far of all."""
+        return sum(link.cpu_seconds() for link in self._links)
 
 
 def _tree(pid: int) -> Iterator[int]:

@@ -15,7 +15,7 @@ import datetime
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +45,9 @@ _FIT_ROWS: Final = 4000
 _BUDGET: Final = 0.01
 _CLASSES: Final = 4
 _CONNECTIONS: Final = 8
+_LARGE: Final = 1024
+"""Numbers in a request from which on it is read in a thread, with a queue that says no early: one
+connection is enough to measure its cost."""
 _BYTES: Final = 24_000_000  # of the requests of one pool
 
 CONTRACT, DETECTING, WATCHING, AGREEING = (
@@ -86,7 +89,7 @@ class _Staged(Firewall):
 
     def configuration(self, lab: Lab, port: int, admin: int) -> dict[str, Any]:
         """As in the benchmark, but for the mode, the limits of a body and what is on."""
-        settings = super().configuration(lab, port, admin) | self._extra
+        settings: dict[str, Any] = {**super().configuration(lab, port, admin), **self._extra}
         endpoint = settings["endpoints"][0]
         endpoint["mode"] = "monitor"
         if self._bundle is None:
@@ -108,9 +111,9 @@ def make_model(features: int) -> Path:
         labels = corner[0].astype(np.int64) * 2 + corner[1]
         digits.train(rows[:1000], labels[:1000]).save(into / f"{_MODEL}.npz")
         answers = Mlp.load(into / f"{_MODEL}.npz").probabilities(rows)
-        names = {"rows": rows, "labels": labels, "seen": np.arange(len(rows)) < 1000}
-        for name, values in names.items():
-            np.save(into / f"{name}.npy", values)
+        np.save(into / "rows.npy", rows)
+        np.save(into / "labels.npy", labels)
+        np.save(into / "seen.npy", np.arange(len(rows)) < 1000)
         np.savez(into / "answers.npz", probabilities=answers)
         told = [
             part for name in ("labels", "seen") for part in (f"--{name}", str(into / f"{name}.npy"))
@@ -181,11 +184,12 @@ class Bench:
         binary: bool,
     ) -> Rate:  # fmt: skip
         asked = pool(features, rows, binary=binary)
+        connections = 1 if features * rows >= _LARGE else _CONNECTIONS
         best, fault = float("inf"), ""
         with on_cores(self._load):
             for seconds in (0.2 * self._seconds, 0.4 * self._seconds, 0.4 * self._seconds):
                 before = process.cpu_seconds()
-                run = closed_loop(address, asked, connections=_CONNECTIONS, seconds=seconds)
+                run = closed_loop(address, asked, connections=connections, seconds=seconds)
                 result = uvloop.run(run)
                 spent = process.cpu_seconds() - before
                 fault = fault or ("" if result.clean else fault_of(result))
@@ -208,13 +212,13 @@ class Bench:
             self._upstream(made) as upstream,
             self._gateway(upstream, made / f"{STAGES.index(WATCHING)}.bundle", behind) as (p, at),
         ):
-            grown = []
+            grown: list[float] = []
             for some in (range(500), range(500, clients)):
                 before = p.resident_bytes()
                 asked = [
                     infer_request(
                         rows[8 * one + i][None], "sizing", target, binary=True,
-                        headers=[("X-Forwarded-For", f"10.{one >> 8}.{one & 255}.1")],
+                        headers=[("X-Forwarded-For", f"10.0.{one // 250}.{one % 250}")],
                     )
                     for i in range(8) for one in some
                 ]  # fmt: skip
@@ -265,7 +269,7 @@ class Bench:
         }
 
     @contextlib.contextmanager
-    def _upstream(self, made: Path) -> Any:
+    def _upstream(self, made: Path) -> Iterator[Address]:
         command = [sys.executable, "-P", "-m", "loadtest.model_server"]
         process = Process(
             "upstream", [*command, "--model", str(made / f"{_MODEL}.npz")],
@@ -279,7 +283,7 @@ class Bench:
     @contextlib.contextmanager
     def _gateway(
         self, upstream: Address, bundle: Path | None, extra: Mapping[str, Any] | None = None
-    ) -> Any:
+    ) -> Iterator[tuple[Process, Address]]:
         with tempfile.TemporaryDirectory(dir=self._folder) as name:
             lab = Lab(
                 upstream, Path(name), self._proxy, {}, {_MODEL: bundle or Path("none")}, "", ""
@@ -345,7 +349,7 @@ def _say(text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command line: 0 measured, 1 not, or a cell that does not count; 2 usage."""
     parser = argparse.ArgumentParser(prog="loadtest.sizing", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.5, help="of load on each cell")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of load on each cell")
     parser.add_argument("--clients", type=int, default=4000, help="whose memory is measured")
     parser.add_argument("--out", type=Path, help="the page whose tables are replaced")
     options = parser.parse_args(arguments)

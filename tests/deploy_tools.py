@@ -38,6 +38,7 @@ TOOLS = {
     "ip": ("ip", "apt-get install iproute2"),
     "iptables": ("iptables", "apt-get install iptables"),
     "unshare": ("unshare", "apt-get install util-linux"),
+    "mlserver": (".venv-mlserver/bin/mlserver", "make .venv-mlserver/.installed"),
 }
 
 

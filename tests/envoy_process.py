@@ -77,8 +77,7 @@ class Envoy:
         upstream, processor = resources["clusters"]
         upstream["load_assignment"]["endpoints"][0]["lb_endpoints"] = [_endpoint(model)]
         processor["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-            _endpoint(port, health_check_config={"port_value": admin})
-            for port, admin in processors
+            _endpoint(port, health_check_config={"port_value": admin}) for port, admin in processors
         ]
         for check in processor["health_checks"]:
             check |= {"interval": "0.2s", "no_traffic_interval": "0.2s"}

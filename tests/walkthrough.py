@@ -10,6 +10,7 @@ nothing and succeeds. ``Save as `NAME`:`` before another block makes it a file. 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -112,12 +113,8 @@ def follow(
     reader = subprocess.Popen(
         shell, cwd=folder, env=variables, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert reader.stdin is not None
-    assert reader.stdout is not None
 
     def run(command: str) -> tuple[int, str]:
-        assert reader.stdin is not None
-        assert reader.stdout is not None
         reader.stdin.write(f'{{ {command}\n}} > "{output}" 2>&1 < /dev/null\necho $? "$PWD"\n')
         reader.stdin.flush()
         said = reader.stdout.readline()
@@ -142,10 +139,13 @@ def follow(
                     )
     finally:
         # The page ends what it started, unless it was left halfway.
-        reader.stdin.write("kill $(jobs -p) 2> /dev/null; wait\n")
-        reader.stdin.close()
-        reader.wait(60)
+        with contextlib.suppress(BrokenPipeError):  # it may have ended already
+            reader.stdin.write("kill $(jobs -p) 2> /dev/null; wait\n")
+            reader.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            reader.stdin.close()
         reader.stdout.close()
+        reader.wait(60)
     return ran
 
 

@@ -41,7 +41,7 @@ def command(root: Path, environment: list[str], arguments: list[str], **mounts: 
         *("/usr/bin/setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
         *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
     ]
-    inside = ["env", "-i", *environment, "chroot", str(root), *drop, *arguments]
+    inside = ["chroot", str(root), "/usr/bin/env", "-i", *environment, *drop, *arguments]
     steps.append(f"exec {shlex.join(inside)}")
     script = " && ".join(steps)
     return [tool("unshare"), "--mount", "--propagation=private", "--", "sh", "-c", script]

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def kernels(repository):
-    """deploy/image/kernels/bartizan_kernels.py, which chooses when it is imported: for nobody here."""
+    """The module, which chooses when it is imported: here, nothing."""
     path = repository / "deploy/image/kernels/bartizan_kernels.py"
     spec = importlib.util.spec_from_file_location("bartizan_kernels", path)
     module = importlib.util.module_from_spec(spec)

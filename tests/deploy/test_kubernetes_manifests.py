@@ -26,8 +26,8 @@ from kubernetes_chart import (
 from proxy.settings.load import load
 from proxy.settings.problems import SettingsError
 
-# The oldest that the chart admits, one that most run, and the newest that there are schemas of.
-VERSIONS = ("1.30", "1.34", "1.37")
+# From the oldest that the chart admits to the newest that there are schemas of.
+VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 EVERYTHING = {
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True},

@@ -26,6 +26,8 @@ from prometheus_client import CollectorRegistry
 from proxy.build import Shared, build
 from proxy.decision import Action
 from proxy.explanations import Explanations
+from proxy.protocols.contract import Contract
+from proxy.protocols.openai import OpenAI
 from proxy.settings.load import load
 from proxy.state.memory import MemoryState
 from proxy.telemetry.audit import NoAudit
@@ -92,6 +94,8 @@ async def serving(tmp_path, endpoint="", more=""):
             explanations=Explanations(0, wall=time.time),
         )
         generation = build(load(path, environment={}), shared, {})
+        (chat,) = generation.pipeline.endpoints[1].bindings
+        chat.codec = OpenAI("/v1", Contract(), unit="tokens")  # whose server was asked
         forwarded = bool(more)
         async with listening(
             generation.pipeline, clock=time.perf_counter, forwarded=forwarded

@@ -2,8 +2,10 @@
 
 import json
 import re
+import subprocess
 
 import pytest
+from deploy_tools import tool
 
 from proxy.settings.files import check_files
 from proxy.settings.load import load
@@ -12,7 +14,18 @@ from proxy.settings.problems import SettingsError
 from proxy.settings.reference import reference
 from proxy.settings.schema import keys_at, schema
 
-EXAMPLES = ("gateway.yaml", "monitor.yaml", "protocols.yaml", "replicas.yaml", "sidecar.yaml")
+EXAMPLES = (
+    "ext-proc.yaml",
+    "gateway.yaml",
+    "monitor/1-watch.yaml",
+    "monitor/2-fitted.yaml",
+    "monitor/3-enforce.yaml",
+    "mtls.yaml",
+    "protocols.yaml",
+    "redis-cluster.yaml",
+    "replicas.yaml",
+    "sidecar.yaml",
+)
 ENVIRONMENT = {
     "BARTIZAN_ADMIN_TOKEN": "a" * 32,
     "BARTIZAN_CLIENT_SECRET": "b" * 32,
@@ -51,14 +64,27 @@ def test_the_reference_names_and_explains_every_key():
 
 
 def test_there_are_no_other_examples(repository):
-    assert sorted(path.name for path in (repository / "config").glob("*.yaml")) == list(EXAMPLES)
+    config = repository / "config"
+    found = [path.relative_to(config) for path in config.rglob("*.yaml")]
+    assert sorted(map(str, (path for path in found if path.parts[0] != "policy_tests"))) == list(
+        EXAMPLES
+    )
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_is_valid_and_names_its_schema(repository, name):
     path = repository / "config" / name
     assert load(path, environment=ENVIRONMENT).endpoints
-    assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    above = "../" * name.count("/")
+    first = f"# yaml-language-server: $schema={above}schema.json\n"
+    assert path.read_text().startswith(first)
+
+
+def test_every_example_is_valid_by_a_tool_that_knows_the_schema_alone(repository):
+    command = [tool("check-jsonschema"), "--schemafile", repository / "config" / "schema.json"]
+    paths = [repository / "config" / name for name in EXAMPLES]
+    done = subprocess.run([*command, *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_schema_is_closed_and_described():
