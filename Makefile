@@ -59,6 +59,7 @@ bench: .venv/.project .venv-envoy/.installed
 	.venv/bin/python -m loadtest.answer_cost --out docs/benchmarks.md
 	.venv/bin/python -m loadtest.codec_cost --out docs/benchmarks.md
 	.venv/bin/python -m loadtest.grpc_cost --out docs/benchmarks.md
+	.venv/bin/python -m loadtest.envoy_cost --out docs/benchmarks.md
 
 sizing: .venv/.project
 	.venv/bin/python -m loadtest.sizing --out docs/sizing.md

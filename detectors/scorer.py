@@ -83,7 +83,7 @@ class Scorer:
 
         Raises:
             ValueError: if the parts do not fit each other.
-            ImportError: if the native engine is asked for and is not there.
+            ImportError: if the native engine is asked for and is not there, or may not compile.
         """
         if not detectors or len(detectors) != len(tails):
             raise ValueError("a scorer needs detectors, and a tail for each")
@@ -251,4 +251,8 @@ def _native(scorer: Scorer, engine: Engine) -> tuple[Kernels, Packed] | None:
         if wanted == "native":
             raise
         return None
-    return native.load(), packed
+    try:
+        return native.load(), packed
+    except OSError as error:  # a system that grants no executable memory
+        words = f"scoring cannot be compiled here ({error}): set {ENGINE_VARIABLE}=numpy"
+        raise ImportError(words) from error

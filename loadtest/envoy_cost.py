@@ -1,4 +1,4 @@
-"""``bartizan ext-proc`` beside ``bartizan run``: ``python -m loadtest.envoy_cost``, or ``make bench``.
+"""The firewall behind Envoy: ``python -m loadtest.envoy_cost``, or with ``make bench``.
 
 The same requests to the same upstream directly, through bare Envoy, through the reverse proxy,
 through both in a row, and through Envoy as deploy/envoy ships it with the processor beside it, in
@@ -32,7 +32,7 @@ from loadtest.bench import (
 )
 from loadtest.comparison import Metric, Sample, Spread, ratio
 from loadtest.interrupts import ended_in_order
-from loadtest.peers import Envoy, Firewall, Lab
+from loadtest.peers import CLIENTS, Envoy, Firewall, Lab
 from loadtest.process import Address, Chain, Process, ProcessError, free_port, on_cores
 from loadtest.report import DIRECT, section, spread_text, table
 from loadtest.shipped_envoy import shipped
@@ -152,7 +152,11 @@ def compare(
             raise BenchError(why)
         subjects = [Subject(DIRECT, upstream, lab.upstream), *_Bed(lab, stack).subjects()]
         stack.enter_context(on_cores(load_cores))
-        pool = accepted(subjects, build_pool(_CASE, honest_rows(FEATURES, POOL, seed=3)))
+        (run,) = (subject for subject in subjects if subject.name == RUN)
+        # All hold the same bundle: one tells what is refused, of the others it is seen that they
+        # serve; any other answer of theirs while they are measured is a fault of that round.
+        pool = accepted([run], build_pool(_CASE, honest_rows(FEATURES, POOL, seed=3)))
+        accepted(subjects, pool[:CLIENTS])
         return [
             measure(subject, "", pool, plan, round_)
             for round_ in range(1, plan.rounds + 1)
@@ -195,11 +199,11 @@ def markdown(samples: Sequence[Sample], plan: Plan) -> str:
         f"throughput and CPU with {plan.connections}, in a closed loop; the upstream gives every",
         f"request the same answer, a label and {CLASSES} scores. Envoy has one worker. With",
         "`bartizan ext-proc` it runs deploy/envoy/envoy.yaml, over loopback: the request's body is",
-        "always read, the answer's only where that is said (agreement and other ways of shaping",
-        "cost on top of it what is said above). Everything between the load and the upstream, two",
-        "processes or one, shares one core: on a core each, the two would wait for each other less,",
-        "and CPU a request, which is of both, stays. `bartizan run`'s figure is that of the same",
-        "work. Median (lowest to highest) over the rounds, ratios taken within a round.",
+        "always read, the answer's only where that is said (agreement costs more: see above).",
+        "Everything between the load and the upstream, one process or two, shares one core, and",
+        "CPU a request is that of all of it. Ratios to `bartizan run` are to the one that does the",
+        "same with the answer. Median (lowest to highest) over the rounds, ratios taken within a",
+        "round.",
         "",
         *table(head, rows),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from proxy.doctor.finding import Finding, ok, untried, warning, wrong
+from proxy.doctor.finding import Finding, Level, ok, untried, warning, wrong
 from proxy.settings.models import Settings
 from proxy.settings.shared_state import MEMORY
 from proxy.state.redis.address import Topology, parse
@@ -61,17 +61,27 @@ async def state(settings: Settings, seconds: float) -> list[Finding]:
     findings = [ok(_REACHED, f"{address} answers{several}{encrypted}")]
     for node in found.nodes:
         findings += node_findings(node.name or str(address), node.info, node.save)
-    findings.append(topology(address.topology, found.nodes[0].info))
+    role = topology(address.topology, found.nodes[0].info)
+    findings.append(role)
     findings.append(pace(found.round_trip, sharing.wait_seconds))
     findings.append(clock(found.ahead, found.round_trip))
-    findings.append(
-        wrong(
-            _SCRIPTS, f"scripts may not run: {found.script}", "allow EVAL, EVALSHA and ~bartizan:*"
-        )
-        if found.script
-        else ok(_SCRIPTS, "scripts may run on keys of ours")
-    )
+    findings.append(scripts(found.script, role))
     return findings
+
+
+def scripts(why: str, role: Finding) -> Finding:
+    """Whether our scripts may run.
+
+    Args:
+        why: they may not, or "".
+        role: what was found of the server: a wrong one says nothing of scripts.
+    """
+    if not why:
+        return ok(_SCRIPTS, "scripts may run on keys of ours")
+    if role.level is Level.WRONG:
+        return untried(_SCRIPTS, "whether scripts may run shows once state names the right server")
+    advice = "allow EVAL, EVALSHA and ~bartizan:*"
+    return wrong(_SCRIPTS, f"scripts may not run: {why}", advice)
 
 
 def _unasked(address: str, why: str, *, refused: bool) -> Finding:

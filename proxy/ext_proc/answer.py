@@ -33,7 +33,7 @@ class Answer(Response):
         limits = HeadLimits(stream.limits.head_bytes, stream.limits.header_count)
         self.status, self.headers, self.length, self.removed = response_head(given.headers, limits)
         self.bodiless = method == "HEAD" or self.status in _BODILESS
-        if given.end_of_stream or self.bodiless:
+        if given.end_of_stream:
             self.end()
 
     async def progress(self) -> None:

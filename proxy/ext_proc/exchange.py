@@ -12,7 +12,7 @@ from proxy.ext_proc.heads import Request
 from proxy.ext_proc.stream import Stream
 from proxy.http.exchange import DESCRIBING
 from proxy.http.messages import Peer, Reply
-from proxy.rules import UPSTREAM_TIMEOUT
+from proxy.rules import UPSTREAM_INVALID, UPSTREAM_TIMEOUT, Refusal
 
 
 class Onward:
@@ -51,7 +51,12 @@ class Onward:
         message = await stream.next(
             stream.limits.answer_seconds, UPSTREAM_TIMEOUT, messages.RESPONSE_HEADERS
         )
-        return Answer(stream, message, method.decode())
+        answer = Answer(stream, message, method.decode())
+        if answer.bodiless and not answer.complete:  # HTTP/2 can say so; no body may pass unread
+            await answer.progress()
+            if answer.buffered:
+                raise Refusal(UPSTREAM_INVALID, "a body where none belongs")
+        return answer
 
 
 class Exchange:

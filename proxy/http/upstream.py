@@ -257,8 +257,12 @@ class Pool:
         passed = not queues
         tried: list[Upstream] = []
         why = ""
+        leave: Upstream | None = None
         while True:
-            upstream = self._balance.choose(tried)
+            # Leave is for one upstream: whoever asked another would wait again, and in the very
+            # step that served him be given the same leave again.
+            upstream = leave or self._balance.choose(tried)
+            leave = None
             if upstream is None:
                 raise Refusal(UPSTREAM_UNREACHABLE, why)
             if self._closed:
@@ -266,11 +270,11 @@ class Pool:
             if fresh and upstream.full and upstream.idle:
                 upstream.idle[0].abort()  # makes room
             if not (passed or (upstream.has_room and not self._waiting)):
-                connection, passed = await self._wait(upstream, fresh), True
+                (connection, leave), passed = await self._wait(upstream, fresh), True
             else:
                 connection = None if fresh else upstream.checkout()
                 if connection is None and upstream.full:
-                    connection = await self._wait(upstream, fresh)
+                    connection, leave = await self._wait(upstream, fresh)
                 elif connection is None:
                     try:
                         connection = await self._open(upstream)
@@ -324,8 +328,10 @@ class Pool:
             connection = task.result()
             self._freed(connection.upstream, connection)
 
-    async def _wait(self, upstream: Upstream, fresh: bool) -> ClientConnection | None:
-        """Waits for a connection, or for leave to open one (None).
+    async def _wait(
+        self, upstream: Upstream, fresh: bool
+    ) -> tuple[ClientConnection | None, Upstream | None]:
+        """Waits for a connection, or for leave to open one to an upstream.
 
         Raises:
             Refusal: UPSTREAM_QUEUE.
@@ -353,7 +359,7 @@ class Pool:
             raise
         if place.leave is not None:
             place.leave.connecting -= 1  # and taken up by the caller, in this same step
-        return place.connection
+        return place.connection, place.leave
 
     def _freed(self, upstream: Upstream, connection: ClientConnection | None) -> None:
         if connection is not None:
@@ -368,6 +374,8 @@ class Pool:
     def _serve(self, upstream: Upstream, now: float) -> None:
         """Gives those who wait what the upstream has room for."""
         queue, line = self._queue, self._line
+        if upstream.ejected_until > now:
+            return
         while queue and upstream.has_room:
             place = queue.popleft()
             if place.left:

@@ -80,7 +80,7 @@ def _build(folder: Path) -> None:
         described = json.loads(buildah("inspect", "--type=image", "localhost/bartizan"))
         (folder / "config.json").write_text(json.dumps(described["Docker"]["config"]))
         container = buildah("from", "--pull-never", "localhost/bartizan").strip()
-        Path(buildah("mount", container).strip()).rename(folder / "root")
+        _run(["cp", "-a", buildah("mount", container).strip(), str(folder / "root")])
     for place in ("etc/pip.conf", "mnt/index"):  # where the volumes were
         left = folder / "root" / place
         if left.is_dir():
@@ -94,20 +94,34 @@ def _storage(folder: Path):
     """buildah, with all that it keeps in a folder of its own, which goes."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
+        driver = "overlay" if _overlays(place) else "vfs"  # which copies each layer whole
         (place / "storage.conf").write_text(
-            f'[storage]\ndriver = "vfs"\ngraphroot = "{place}/graph"\nrunroot = "{place}/run"\n'
+            f'[storage]\ndriver = "{driver}"\ngraphroot = "{place}/graph"\nrunroot = "{place}/run"\n'
         )
         environment = {
             **os.environ,
             "BUILDAH_ISOLATION": "chroot",
             "CONTAINERS_STORAGE_CONF": str(place / "storage.conf"),
-            "STORAGE_DRIVER": "vfs",
+            "STORAGE_DRIVER": driver,
         }
 
         def buildah(*arguments: object) -> str:
             return _run([tool("buildah"), *map(str, arguments)], environment)
 
-        yield buildah
+        try:
+            yield buildah
+        finally:
+            buildah("umount", "--all")
+
+
+def _overlays(place: Path) -> bool:
+    """Whether the system can lay one folder of this place over another."""
+    lower, upper, work, merged = folders = [place / f"probe-{n}" for n in range(4)]
+    for folder in folders:
+        folder.mkdir()
+    layers = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    mount = ["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", layers, str(merged)]
+    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
 def _index(host: Path) -> list[str]:

@@ -423,3 +423,17 @@ def test_mutated_manifests_with_true_digests(rebuild, members, seed):
         except BundleError:
             refused += 1
     assert refused > 40
+
+
+def test_a_system_that_grants_no_executable_memory(bundle, monkeypatch):
+    native = pytest.importorskip("detectors.native")
+
+    def refused():
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(native, "load", refused)
+    monkeypatch.delenv("BARTIZAN_ENGINE", raising=False)
+    with pytest.raises(BundleError, match="BARTIZAN_ENGINE=numpy"):
+        load_bundle(bundle)
+    monkeypatch.setenv("BARTIZAN_ENGINE", "numpy")
+    assert load_bundle(bundle).scorer.engine == "numpy"

@@ -404,6 +404,12 @@ def wait_until_it_serves(envoy, request):
     envoy.process.wait_until(lambda: ask(envoy.address("shipped"), request).status == 200, 10)
 
 
+def test_a_slow_model_server_is_no_fault_of_the_processor(envoy, judged):
+    """Envoy's message_timeout, of a second here, does not run while the model works."""
+    request = infer(judged["plain"][0], "recorded", how="delay:1.2")
+    assert ask(envoy.address("shipped"), request).status == 200
+
+
 @contextlib.contextmanager
 def stopped(processor):
     """The processor hangs."""

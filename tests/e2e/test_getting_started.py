@@ -24,7 +24,7 @@ def test_the_page_does_what_it_says(tmp_path):
         shell=(*alone, "sh", "-c", f"{ip} link set lo up && exec bash"),
     )
     assert ran == sum(1 for s in steps(PAGE.read_text()) if not getattr(s, "install", True))
-    assert ran == 25
+    assert ran == 28
 
 
 def test_a_command_that_does_otherwise_is_noticed(tmp_path):

@@ -7,7 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from loadtest.echo import CANNED, EchoProtocol, digest_answer, pages, tensor_digest
+from loadtest.echo import (
+    CANNED,
+    EchoProtocol,
+    canned_answer,
+    digest_answer,
+    pages,
+    tensor_digest,
+)
 from loadtest.payloads import infer_binary, infer_json, infer_request, infer_target
 from loadtest.wire import parse_response, render_request
 
@@ -52,6 +59,19 @@ def test_requests_are_found_byte_by_byte_and_in_one_piece():
     )
     assert whole == CANNED * 3
     assert dribbled == CANNED
+
+
+def test_scores_are_answered_where_they_are_asked_for():
+    request = infer_request(ROWS, "t", infer_target("m"))
+    answer = canned_answer(10)
+    assert _feed(EchoProtocol({}, digest=False, answer=answer), request) == answer
+    label, scores = json.loads(parse_response(answer).body)["outputs"]
+    assert (label["data"], scores["shape"]) == ([3], [1, 10])
+    assert sum(scores["data"]) == pytest.approx(1)
+    assert np.argmax(scores["data"]) == 3
+    assert min(scores["data"]) > 0
+    page = parse_response(pages({"m": 4}, classes=10)[b"/v2/models/m"]).body
+    assert [one["name"] for one in json.loads(page)["outputs"]] == ["label", "probabilities"]
 
 
 @pytest.mark.parametrize("binary", [False, True])

@@ -242,6 +242,14 @@ def test_a_redis_that_refuses(tmp_path, redis_server):
     assert told(found)["redis.scripts"] == "wrong"
 
 
+def test_what_a_wrong_server_says_of_scripts_is_no_finding():
+    node = redis.topology(Topology.STANDALONE, {"redis_mode": "cluster"})
+    assert redis.scripts("MOVED 1 10.0.0.1:6379", node).level.value == "could-not-be-tried"
+    alone = redis.topology(Topology.STANDALONE, {"redis_mode": "standalone"})
+    assert redis.scripts("NOPERM", alone).level.value == "wrong"
+    assert redis.scripts("", node).level.value == "ok"
+
+
 def test_no_redis_and_none_configured(tmp_path, free_port):
     settings = settings_of(tmp_path, state=f"redis://127.0.0.1:{free_port()}/0", **SHARED)
     (found,) = asyncio.run(redis.state(settings, 5.0))

@@ -309,6 +309,37 @@ async def test_answers_that_are_none(case):
     assert caught == [UPSTREAM_INVALID]
 
 
+@pytest.mark.parametrize("body", [b"", b"the answer"])
+@pytest.mark.parametrize("status", [204, 304])
+async def test_no_body_passes_unread_where_none_belongs(status, body):
+    """A model server that speaks HTTP/2 may send one after a 204: nobody had read it."""
+    application, caught = Application(), []
+
+    async def answer(exchange):
+        try:
+            response = await exchange.upstream.send(permit(exchange.body))
+        except Refusal as refusal:
+            caught.append(refusal.rule)
+            return exchange.reply(Reply(502, b""))
+        return await exchange.relay(response, b"x-request-id: id\r\n")
+
+    application.answer = answer
+    async with listening(application) as listener, Talk(listener) as talk:
+        await talk.tell(head_message(pseudo()))
+        await talk.tell(body_of(b"{}"))
+        told = await talk.tell(answer_message(status))
+        assert told.WhichOneof("response") == "response_headers"
+        assert not told.HasField("mode_override")
+        told = await talk.tell(body_of(body, of="response"))
+        assert await talk.hear() is None
+    assert caught == ([UPSTREAM_INVALID] if body else [])
+    if body:
+        assert told.immediate_response.status.code == 502
+    else:
+        [line] = told.response_body.response.header_mutation.set_headers
+        assert (line.header.key, line.header.raw_value) == ("x-request-id", b"id")
+
+
 async def test_a_model_that_never_answers():
     application, caught = Application(), []
 
