@@ -208,13 +208,12 @@ class _Mode(Firewall):
     """The firewall before one model, with one bundle and one way with answers."""
 
     def __init__(self, number: int, bundle: Path, extra: Extra) -> None:
-        super().__init__()
-        self._number, self._bundle, self._extra = number, bundle, extra
+        super().__init__(endpoint={"bundle": str(bundle), **extra})
+        self._number = number
 
     def configuration(self, lab: Lab, port: int, admin: int) -> dict[str, Any]:
-        """As in the benchmark, but for what is done with answers."""
+        """As in the benchmark, with a log and a secret of its own."""
         settings = super().configuration(lab, port, admin)
-        settings["endpoints"][0] |= {"bundle": str(self._bundle), **self._extra}
         settings["audit"]["path"] = str(lab.folder / f"audit-{self._number}.jsonl")
         settings["client"]["secret"] = "a secret of the benchmark's own"  # noqa: S105 - nobody else's
         return settings

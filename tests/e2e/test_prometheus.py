@@ -119,6 +119,11 @@ class Rehearsal:
 
     def launch(self):
         plain = self.recorder.endpoint
+        shared = {
+            "state": self.redis.url,
+            "sharing": {"wait_seconds": 1.0},
+            "client": {"secret": SECRET},
+        }
         wide = {"rows_per_request": 4096, "rows_per_second": 1e6}
         self.guard(
             "judging",
@@ -131,11 +136,9 @@ class Rehearsal:
                 second_opinion={"when": "suspicious"},
             ),
             workers=2,
-            state=self.redis.url,
-            sharing={"wait_seconds": 1.0},
-            client={"secret": SECRET},
+            **shared,
         )
-        self.guard("watching", plain(bundle=self.digits, mode="monitor"))
+        self.guard("watching", plain(bundle=self.digits, mode="monitor"), **shared)
         self.guard("calm", plain(bundle=self.digits))
         self.guard("auditing", plain(bundle=self.digits, limits=wide), audit={"values": True})
         both = [f"http://127.0.0.1:{one.port}" for one in (self.recorder, self.second)]
@@ -218,7 +221,7 @@ def test_nothing_fires_while_all_is_well(rehearsal, prometheus):
     assert prometheus.fired() == set()
 
 
-def hostile(rehearsal):
+def hostile(rehearsal, _):
     """Attacks: budgets are exceeded, patterns recognised, answers beyond reading."""
     rehearsal.load("judging", [infer(row) for row in noise(50)])
     rehearsal.load("judging", [infer(rehearsal.judged["plain"][0], "nan")])
@@ -227,7 +230,7 @@ def hostile(rehearsal):
     rehearsal.load("watching", [infer(row) for row in probes(rehearsal.images[0], 500)])
 
 
-def old_bundle(rehearsal):
+def old_bundle(rehearsal, _):
     """One of two replicas is given another bundle, and an old one: it was made for the tests."""
     one = rehearsal.gateways["calm"]
     one.settings["endpoints"][0]["bundle"] = str(rehearsal.judged["folder"] / "digits.bundle")
@@ -235,7 +238,7 @@ def old_bundle(rehearsal):
     one.signal(signal.SIGHUP)
 
 
-def full_disk(rehearsal):
+def full_disk(rehearsal, _):
     """The audit log grows no more, and what waits is large: rows are recorded with their values."""
     one = rehearsal.gateways["auditing"]
     size = max(one.audit.stat().st_size, one.process.log.stat().st_size)
@@ -244,30 +247,34 @@ def full_disk(rehearsal):
     rehearsal.load("auditing", [infer(rows)], clients=2, pause=0.0)
 
 
-def bad_servers(rehearsal):
+def bad_servers(rehearsal, _):
     """A model server is gone, the other one slow and now and then broken: the queue stands."""
     rehearsal.second.stop()
     slow = [request_of("delay:0.03")] * 9 + [request_of("status:500")]
     rehearsal.load("busy", slow, clients=24, pause=0.01)
 
 
-def bad_reload(rehearsal):
+def bad_reload(rehearsal, _):
     one = rehearsal.gateways["busy"]
     one.configuration.write_text("endpoints: [")
     one.signal(signal.SIGHUP)
 
 
-def spoilt_state(rehearsal):
-    """Somebody writes to Redis what is none of Bartizan's."""
-    script = "for _, k in ipairs(redis.call('KEYS', '*')) do redis.call('SET', k, 'spoilt') end"
-    rehearsal.redis.client().eval(script, 0)
+def forgetful_redis(rehearsal, prometheus):
+    """Redis hangs with news on the way to it, dies, and comes back without its memory."""
+    os.kill(rehearsal.redis.pid, signal.SIGSTOP)
+    failed = 'increase(bartizan_state_failures_total{job="bartizan-pair"}[5s]) > 0'
+    prometheus.wait_until(lambda: prometheus.query(failed))
+    os.kill(rehearsal.redis.pid, signal.SIGKILL)
+    rehearsal.redis.stop()
+    rehearsal.redis.start()
 
 
-def no_redis(rehearsal):
+def no_redis(rehearsal, _):
     rehearsal.redis.stop()
 
 
-def dying_workers(rehearsal):
+def dying_workers(rehearsal, _):
     """One worker after another is killed; then one hangs."""
     one = rehearsal.gateways["judging"]
     for _ in range(4):
@@ -277,7 +284,7 @@ def dying_workers(rehearsal):
         one.process.wait_until(lambda killed=killed: set(workers(one)) - killed, 60)
 
 
-def hung_worker(rehearsal):
+def hung_worker(rehearsal, _):
     one = rehearsal.gateways["judging"]
     one.process.wait_until(one.ready, 60)
     os.kill(workers(one)[0], signal.SIGSTOP)
@@ -307,7 +314,7 @@ FAULTS = (
             ("BartizanReloadFailed", TICKET),
         },
     ),
-    ((spoilt_state,), {("BartizanStateNewsLost", TICKET)}),
+    ((forgetful_redis,), {("BartizanStateNewsLost", TICKET)}),
     ((dying_workers,), {("BartizanRestarting", TICKET)}),
     (
         (no_redis, hung_worker),
@@ -327,7 +334,7 @@ def faults(rehearsal, prometheus):
     for inflict, expected in FAULTS:
         assert not expected & prometheus.fired(), "none before its fault"
         for fault in inflict:
-            fault(rehearsal)
+            fault(rehearsal, prometheus)
         with contextlib.suppress(ProcessError):  # told below, with what is missing
             prometheus.wait_until(lambda expected=expected: expected <= prometheus.fired())
         assert expected - prometheus.fired() == set()

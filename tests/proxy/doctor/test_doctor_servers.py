@@ -16,6 +16,7 @@ from redis_servers import ANY, RedisServer
 
 from proxy.doctor import exposure, redis, upstream
 from proxy.doctor.host import Host
+from proxy.state.redis.address import Topology
 
 METADATA = {
     "name": "m",

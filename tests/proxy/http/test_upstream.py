@@ -480,6 +480,40 @@ async def test_another_address_is_tried_if_one_cannot_be_reached():
     assert {str(address) for address in world.dialer.addresses} >= {"model2:80"}
 
 
+async def test_who_waits_is_given_leave_for_the_address_that_has_room():
+    world = World(upstreams=2, pool_limits=PoolLimits(connections=1, failures=100))
+    world.dialer.unreachable = {"model0:80"}
+    busy = await under_way(world, b"busy")
+    transport = world.dialer.last
+    assert world.dialer.addresses[-1].host == "model1"
+    tasks = [await under_way(world, b"%d" % index) for index in range(4)]
+    dialled = len(world.dialer.addresses)
+    # A sweep finds room at the address that refuses: leave to try it goes to one who waits, once.
+    world.pool.sweep()
+    await world.settle()
+    assert len(world.dialer.addresses) <= dialled + 4
+    transport.feed(answer(b"busy"))
+    assert await (await busy).body(9) == b"busy"
+    for _ in tasks:
+        await world.settle()
+        transport.feed(answer(b"1"))
+    await world.settle()
+    assert [(await task).status for task in tasks] == [200] * 4
+
+
+async def test_who_waits_is_not_sent_to_an_ejected_address():
+    world = World(upstreams=2, pool_limits=PoolLimits(connections=1, failures=1))
+    world.dialer.unreachable = {"model0:80"}
+    await under_way(world)
+    assert [state.ejected for state in world.pool.state().addresses] == [True, False]
+    dialled = len(world.dialer.addresses)
+    waiting = await under_way(world)
+    world.pool.sweep()
+    await world.settle()
+    assert len(world.dialer.addresses) == dialled
+    assert not waiting.done()
+
+
 async def test_all_unreachable():
     world = World(upstreams=2)
     world.dialer.unreachable = {"model0:80", "model1:80"}
