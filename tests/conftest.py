@@ -47,7 +47,7 @@ SLOW = ("deploy", "real", "e2e", "soak", "loadtest")
 # process, each server starts once.
 TOGETHER = tuple(
     f"tests/real/test_{name}.py"
-    for name in ("refusals", "same_answers", "shaped_answers", "triton_crashes")
+    for name in ("refusals", "same_answers", "shaped_answers", "triton_crashes", "real_envoy")
 )
 
 

@@ -29,7 +29,9 @@ class Prometheus:
         self._folder = folder
         self._port = free_port()
         self._process = None
-        (folder / "alerts.yaml").write_text(monitoring.hastened(monitoring.ALERTS.read_text(), FACTOR))
+        (folder / "alerts.yaml").write_text(
+            monitoring.hastened(monitoring.ALERTS.read_text(), FACTOR)
+        )
         self.configuration = folder / "prometheus.yml"
         self.aim(jobs)
         scrapes = [

@@ -7,6 +7,7 @@ and the filter's ``failure_mode_allow: false`` does the rest.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
@@ -103,6 +104,10 @@ class Listener(Service):
             verdict = await self._verdict(stream)
         except Gone:
             await abort(context, StatusCode.CANCELLED, "Envoy has left")
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise  # gRPC has ended the stream, or we have dropped it
+            verdict = None  # something that was awaited was cancelled: Envoy still waits
         if verdict is None:
             await abort(context, StatusCode.INTERNAL, "there is no verdict")
         await stream.send(verdict)

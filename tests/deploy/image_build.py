@@ -80,8 +80,8 @@ def _build(folder: Path) -> None:
         described = json.loads(buildah("inspect", "--type=image", "localhost/bartizan"))
         (folder / "config.json").write_text(json.dumps(described["Docker"]["config"]))
         container = buildah("from", "--pull-never", "localhost/bartizan").strip()
-        _run(["cp", "-a", buildah("mount", container).strip(), str(folder / "root")])
-    for place in ("etc/pip.conf", "mnt/index"):  # where the volumes were
+        Path(buildah("mount", container).strip()).rename(folder / "root")
+    for place in ("etc/pip.conf", "mnt/index", "mnt/wheels"):  # where the volumes were
         left = folder / "root" / place
         if left.is_dir():
             shutil.rmtree(left)
@@ -94,34 +94,20 @@ def _storage(folder: Path):
     """buildah, with all that it keeps in a folder of its own, which goes."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
-        driver = "overlay" if _overlays(place) else "vfs"  # which copies each layer whole
         (place / "storage.conf").write_text(
-            f'[storage]\ndriver = "{driver}"\ngraphroot = "{place}/graph"\nrunroot = "{place}/run"\n'
+            f'[storage]\ndriver = "vfs"\ngraphroot = "{place}/graph"\nrunroot = "{place}/run"\n'
         )
         environment = {
             **os.environ,
             "BUILDAH_ISOLATION": "chroot",
             "CONTAINERS_STORAGE_CONF": str(place / "storage.conf"),
-            "STORAGE_DRIVER": driver,
+            "STORAGE_DRIVER": "vfs",
         }
 
         def buildah(*arguments: object) -> str:
             return _run([tool("buildah"), *map(str, arguments)], environment)
 
-        try:
-            yield buildah
-        finally:
-            buildah("umount", "--all")
-
-
-def _overlays(place: Path) -> bool:
-    """Whether the system can lay one folder of this place over another."""
-    lower, upper, work, merged = folders = [place / f"probe-{n}" for n in range(4)]
-    for folder in folders:
-        folder.mkdir()
-    layers = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    mount = ["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", layers, str(merged)]
-    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
+        yield buildah
 
 
 def _index(host: Path) -> list[str]:
@@ -129,7 +115,7 @@ def _index(host: Path) -> list[str]:
     settings = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
-    lines, volumes = ["[global]", "cache-dir = /mnt/index/cache"], []
+    lines = ["[global]", "cache-dir = /mnt/wheels"]
     for line in settings.splitlines():
         key, _, value = line.partition("=")
         name, value = key.rpartition(".")[2], value.strip("'")
@@ -139,11 +125,10 @@ def _index(host: Path) -> list[str]:
         elif name in {"index-url", "proxy", "trusted-host"}:
             lines.append(f"{name} = {value}")
     (host / "pip.conf").write_text("\n".join(dict.fromkeys(lines)) + "\n")
-    (host / "cache").mkdir()
     wheels = cache_root() / "image-pip"
     wheels.mkdir(parents=True, exist_ok=True)
     volumes = [(host / "pip.conf", "/etc/pip.conf:ro"), (host, "/mnt/index:ro")]
-    volumes.append((wheels, "/mnt/index/cache"))
+    volumes.append((wheels, "/mnt/wheels"))
     return [f"--volume={source}:{target}" for source, target in volumes]
 
 

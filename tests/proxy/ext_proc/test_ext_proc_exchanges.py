@@ -340,6 +340,24 @@ async def test_no_body_passes_unread_where_none_belongs(status, body):
         assert (line.header.key, line.header.raw_value) == ("x-request-id", b"id")
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_what_is_awaited_and_cancelled_leaves_no_stream_open(when):
+    """As a future of a pool that is closed: nobody has cancelled the exchange itself."""
+    application = Application()
+
+    async def answer(exchange):
+        if when == "after":
+            await exchange.relay(await exchange.upstream.send(permit(exchange.body)))
+        raise asyncio.CancelledError
+
+    application.answer = answer
+    async with listening(application) as listener, envoy(listener) as filter_:
+        async with asyncio.timeout(10):
+            seen = await filter_.exchange()
+        assert (seen.status, seen.stream) == (503, "INTERNAL")
+        await until(lambda: listener.calls == 0)
+
+
 async def test_a_model_that_never_answers():
     application, caught = Application(), []
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 
 import pytest
-from in_memory import World, answer, permit
+from in_memory import World, answer, permit, post
 
 from proxy.decision import ALLOWED, Action, Decision, Permit, UpstreamRequest
+from proxy.http.address import Address
 from proxy.http.limits import PoolLimits
 from proxy.http.upstream import Pool
 from proxy.rules import Refusal
@@ -480,38 +482,52 @@ async def test_another_address_is_tried_if_one_cannot_be_reached():
     assert {str(address) for address in world.dialer.addresses} >= {"model2:80"}
 
 
-async def test_who_waits_is_given_leave_for_the_address_that_has_room():
-    world = World(upstreams=2, pool_limits=PoolLimits(connections=1, failures=100))
+def half_there(**limits):
+    """Two upstreams of which the first one refuses, on a clock that moves as it is read."""
+    world = World()
+    looks = itertools.count()
+    addresses = [Address.parse(f"http://model{index}:80") for index in range(2)]
     world.dialer.unreachable = {"model0:80"}
-    busy = await under_way(world, b"busy")
-    transport = world.dialer.last
-    assert world.dialer.addresses[-1].host == "model1"
-    tasks = [await under_way(world, b"%d" % index) for index in range(4)]
-    dialled = len(world.dialer.addresses)
-    # A sweep finds room at the address that refuses: leave to try it goes to one who waits, once.
+    world.pool = world.application.pool = Pool(
+        addresses,
+        PoolLimits(connections=1, **limits),
+        clock=lambda: world.clock() + 1e-4 * next(looks),
+        dial=world.dialer,
+    )
+    return world, looks
+
+
+async def test_who_waits_is_given_leave_for_the_address_that_has_room():
+    world, looks = half_there(failures=100)
+    clients = [world.connect() for _ in range(5)]
+    for client in clients:
+        client.feed(post(b"q"))
+        await world.settle()
+    assert world.pool.state().waiting == 4
+    before = next(looks)
+    # A sweep finds room at the address that refuses: who waits is given leave to try it, and does.
     world.pool.sweep()
     await world.settle()
-    assert len(world.dialer.addresses) <= dialled + 4
-    transport.feed(answer(b"busy"))
-    assert await (await busy).body(9) == b"busy"
-    for _ in tasks:
+    assert next(looks) - before < 100, "it goes round and round"
+    assert world.dialer.addresses.count(Address.parse("http://model0:80")) > 1
+    for _ in clients:
+        world.dialer.last.feed(answer(b"1"))
         await world.settle()
-        transport.feed(answer(b"1"))
-    await world.settle()
-    assert [(await task).status for task in tasks] == [200] * 4
+    assert [client.take()[9:12] for client in clients] == [b"200"] * 5
 
 
 async def test_who_waits_is_not_sent_to_an_ejected_address():
-    world = World(upstreams=2, pool_limits=PoolLimits(connections=1, failures=1))
-    world.dialer.unreachable = {"model0:80"}
-    await under_way(world)
+    world, looks = half_there(failures=1)
+    clients = [world.connect() for _ in range(5)]
+    for client in clients:
+        client.feed(post(b"q"))
+        await world.settle()
     assert [state.ejected for state in world.pool.state().addresses] == [True, False]
-    dialled = len(world.dialer.addresses)
-    waiting = await under_way(world)
+    before, dialled = next(looks), len(world.dialer.addresses)
     world.pool.sweep()
     await world.settle()
+    assert next(looks) - before < 100, "it goes round and round"
     assert len(world.dialer.addresses) == dialled
-    assert not waiting.done()
 
 
 async def test_all_unreachable():
