@@ -44,6 +44,7 @@ class ContractWatch:
 
     Attributes:
         problem: why the endpoint is not ready, or "".
+        seen: whether it has been ready once.
         asked: set once the server was asked, whatever it answered.
     """
 
@@ -69,6 +70,7 @@ class ContractWatch:
         ]
         self.asked = asyncio.Event()
         self.problem = "the model server has not answered yet"
+        self.seen = False
 
     async def run(self) -> None:
         """Asks for ever, if there is something to ask."""
@@ -104,6 +106,7 @@ class ContractWatch:
         except Exception as error:
             _log.exception("fault", endpoint=self._endpoint.name)
             self.problem = repr(error)
+        self.seen = self.seen or not self.problem
         if self.problem != before:
             tell = _log.warning if self.problem else _log.info
             tell("upstream", endpoint=self._endpoint.name, problem=self.problem or None)

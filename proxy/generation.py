@@ -33,7 +33,14 @@ class Generation:
     clock: Callable[[], float]
 
     def problems(self) -> list[str]:
-        """Why endpoints are not ready."""
+        """Why no traffic may be sent here: an endpoint was never ready, or none is.
+
+        A model server that goes away takes no other model's endpoint out of service with it.
+        """
+        if all(watch.seen for watch in self.watches) and not all(
+            watch.problem for watch in self.watches
+        ):
+            return []
         return [
             f"{endpoint.name}: {watch.problem}"
             for endpoint, watch in zip(self.pipeline.endpoints, self.watches, strict=True)

@@ -43,7 +43,7 @@ def pytest_addoption(parser):
 # processes, the short ones fill up the end.
 SLOW = ("deploy", "real", "e2e", "soak", "loadtest")
 
-# Each of these asks for both an MLServer and a Triton that live through the session: in one
+# Each of these asks for an MLServer or a Triton that live through the session, most for both: in one
 # process, each server starts once.
 TOGETHER = tuple(
     f"tests/real/test_{name}.py"

@@ -1,7 +1,8 @@
-"""A real Prometheus that scrapes real gateways, with the alerts of ``deploy/monitoring`` hastened."""
+"""A real Prometheus that scrapes real gateways, with the alerts hastened."""
 
 import json
 import math
+import time
 import urllib.parse
 import urllib.request
 
@@ -29,6 +30,7 @@ class Prometheus:
         self._folder = folder
         self._port = free_port()
         self._process = None
+        self._since = 0.0
         (folder / "alerts.yaml").write_text(
             monitoring.hastened(monitoring.ALERTS.read_text(), FACTOR)
         )
@@ -84,15 +86,27 @@ class Prometheus:
         """The labels of every series that a selector finds."""
         return self._ask("series", **{"match[]": selector})
 
+    def begin(self, count):
+        """Waits until it scrapes so many targets and has got over having found none at its start:
+        what fired until then does not count."""
+
+        def quiet():
+            found = self.query("count(up == 1)") == [({}, count)]
+            return found and not self.query('ALERTS{alertstate="firing"}')
+
+        self.wait_until(quiet)
+        self._since = time.time()
+
     def fired(self):
         """What has fired so far: ``{(alert, severity), …}``."""
-        seen = self.query('last_over_time(ALERTS{alertstate="firing"}[1h])')
+        seconds = max(1, int(time.time() - self._since))
+        seen = self.query(f'last_over_time(ALERTS{{alertstate="firing"}}[{seconds}s])')
         return {(labels["alertname"], labels["severity"]) for labels, _ in seen}
 
     def _ask(self, what, **values):
         words = urllib.parse.urlencode(values)
         address = f"http://127.0.0.1:{self._port}/api/v1/{what}?{words}"
-        with urllib.request.urlopen(address, timeout=30) as answer:  # noqa: S310 - ours
+        with urllib.request.urlopen(address, timeout=30) as answer:
             return json.load(answer)["data"]
 
     def _ready(self):

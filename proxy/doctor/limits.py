@@ -25,9 +25,9 @@ _BACKLOG: Final = "limits.backlog"
 _TEMPORARY: Final = "limits.temporary"
 _CACHE: Final = "limits.cache"
 _MIB: Final = 2**20
-_WORKER_BYTES: Final = 160 * _MIB
-"""A worker with numba and a bundle, before any client comes."""
-_CLIENT_BYTES: Final = 16 * 1024
+_WORKER_BYTES: Final = 220 * _MIB
+"""A worker with numba and a bundle, before any client comes: docs/sizing.md."""
+_CLIENT_BYTES: Final = 19 * 1024
 _LEAST_TEMPORARY: Final = 16 * _MIB
 
 

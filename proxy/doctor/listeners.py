@@ -21,11 +21,13 @@ from cryptography.hazmat.primitives.serialization import (
 from proxy.doctor.finding import Finding, ok, untried, warning, wrong
 from proxy.doctor.host import Host
 from proxy.settings.client_tls import ClientTls
+from proxy.settings.ext_proc import ExtProc
 from proxy.settings.fields import Address
 from proxy.settings.models import Settings
 
 _ADDRESS: Final = "listeners.address"
 _ADMIN: Final = "listeners.admin"
+_PROCESSOR: Final = "listeners.ext-proc"
 _CERTIFICATE: Final = "listeners.certificate"
 _KEY: Final = "listeners.key"
 _BIND_SERVICE: Final = 10  # CAP_NET_BIND_SERVICE
@@ -48,6 +50,8 @@ def listeners(settings: Settings, host: Host, now: float) -> list[Finding]:
             named.append(("grpc.listen", settings.grpc.listen))
     findings = [address(name, where, host) for name, where in named]
     findings.append(_admin(settings))
+    if settings.ext_proc is not None:
+        findings.append(_processor(settings.ext_proc))
     for name, certificate, key in _files(settings):
         findings.append(certificate_finding(name, certificate, now))
         if key is not None:
@@ -131,6 +135,21 @@ def _admin(settings: Settings) -> Finding:
         _ADMIN,
         f"{where} can be reached from other machines: the token is all that keeps them out",
         "let the network admit Prometheus and probes alone",
+    )
+
+
+def _processor(given: ExtProc) -> Finding:
+    """Who may connect as Envoy: it is believed whatever it says of clients."""
+    where = given.listen
+    if where.is_local:
+        return ok(_PROCESSOR, f"{where} is reached from this host alone")
+    if given.tls is not None and given.tls.client_ca is not None:
+        return ok(_PROCESSOR, f"{where} asks for a certificate of ext_proc.tls.client_ca")
+    return warning(
+        _PROCESSOR,
+        f"{where} can be reached from other machines: whoever connects is believed to be Envoy, "
+        "and can name any client",
+        "set ext_proc.tls with client_ca, or let the network admit Envoy alone",
     )
 
 

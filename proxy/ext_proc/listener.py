@@ -88,6 +88,7 @@ class Listener(Service):
         self._clock = clock
         self._guarded = frozenset(guarded)
         self._forwarded = forwarded
+        self._admitted = 0  # calls that wait to be looked at keep nobody out
         self._incomplete: dict[Stream, None] = {}  # whose bodies come, the longest first
 
     def handler(self, call: Call) -> grpc.RpcMethodHandler:
@@ -99,9 +100,16 @@ class Listener(Service):
         call.handled()
         if call.method == UNKNOWN_METHOD:
             await abort(context, StatusCode.UNIMPLEMENTED, "only external processing is served")
-        stream = Stream(call, context, self._exchanges)
+        stream, seen = Stream(call, context, self._exchanges), _Seen(self._clock())
         try:
-            verdict = await self._verdict(stream)
+            await self._answered(stream, context, seen)
+        finally:
+            self._admitted -= seen.admitted
+
+    async def _answered(self, stream: Stream, context: Context, seen: _Seen) -> None:
+        """Tells Envoy the verdict, or ends the stream with an error."""
+        try:
+            verdict = await self._verdict(stream, seen)
         except Gone:
             await abort(context, StatusCode.CANCELLED, "Envoy has left")
         except asyncio.CancelledError:
@@ -112,10 +120,9 @@ class Listener(Service):
             await abort(context, StatusCode.INTERNAL, "there is no verdict")
         await stream.send(verdict)
 
-    async def _verdict(self, stream: Stream) -> bytes | None:
+    async def _verdict(self, stream: Stream, seen: _Seen) -> bytes | None:
         """What Envoy is told last; None: nothing that it could be told would count."""
         application = self.application
-        seen = _Seen(self._clock())
         try:
             return await self._judged(stream, application, seen)
         except Shed as shed:
@@ -157,8 +164,10 @@ class Listener(Service):
         seen.head = head = request.head
         if type(told) is Refusal:
             raise told
-        if self.calls > limits.exchanges and (reply := self._crowded(application, head)):
+        if self._admitted >= limits.exchanges and (reply := self._crowded(application, head)):
             return messages.immediate(reply)
+        self._admitted += 1
+        seen.admitted = True
         intake = application.open(head, seen.peer)
         body = b""
         if not message.request_headers.end_of_stream:
@@ -231,9 +240,10 @@ class Listener(Service):
 class _Seen:
     """What is known of a request so far."""
 
-    __slots__ = ("exchange", "head", "peer", "received")
+    __slots__ = ("admitted", "exchange", "head", "peer", "received")
 
     def __init__(self, received: float) -> None:
+        self.admitted = False
         self.received = received
         self.head: Head | None = None
         self.peer = UNKNOWN

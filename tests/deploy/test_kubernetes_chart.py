@@ -81,6 +81,8 @@ CONTRADICTIONS = [
     ("kserve", {"autoscaling": {"enabled": True}}, "the operator scales"),
     ("gateway", {"config": {"listen": "127.0.0.1:8080"}}, "loopback"),
     ("gateway", {"config": {"admin": {"listen": "[::1]:9090"}}}, "loopback"),
+    ("gateway", {"config": {"grpc": {"listen": "127.0.0.1:8001"}}}, "config.grpc.listen is"),
+    ("gateway", {"networkPolicy": {"prometheus": []}}, "nobody who may scrape them"),
     ("gateway", {"networkPolicy": {"redis": None}}, "networkPolicy.redis.peers is needed"),
     ("gateway", {"networkPolicy": {"models": None}}, "networkPolicy.models is needed"),
     (
@@ -166,7 +168,23 @@ def test_values_that_contradict_each_other_are_refused(tmp_path):
         assert done.returncode != 0, values
         assert words in done.stderr, f"{values}: {done.stderr}"
         tried += 1
-    assert tried == 23
+    assert tried == 25
+
+
+def test_the_firewalls_user_can_read_its_secrets_in_every_mode(tmp_path):
+    given = {"tls": {"existingSecret": "t"}, "apiKeys": {"existingSecret": "k"}}
+    seen = 0
+    for variant in VARIANTS:
+        done = template(variant, given, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        _labels, spec = pod(documents(done.stdout))
+        group = spec.get("securityContext", {}).get("fsGroup")
+        for volume in spec["volumes"]:
+            if volume.get("secret", {}).get("secretName") in ("t", "k"):
+                # Without an fsGroup its files are root's, of root's group.
+                assert volume["secret"]["defaultMode"] == (0o440 if group == 65532 else 0o444)
+                seen += 1
+    assert seen == 2 * len(VARIANTS)
 
 
 def test_the_schema_leaves_nothing_open_but_kubernetes_own_words():

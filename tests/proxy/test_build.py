@@ -245,6 +245,25 @@ def test_what_a_client_has_used_survives_a_reload(settings, shared):
     assert endpoint.limiter.take(identify, 1, 2.0).rule is rules.CLIENT_DAY
 
 
+def test_a_model_that_goes_away_takes_no_other_endpoint_with_it(settings, shared):
+    text = """
+        endpoints:
+          - {name: a, match: /v2/models/a, upstream: "http://127.0.0.1:1"}
+          - {name: b, match: /v2/models/b, upstream: "http://127.0.0.1:1"}
+    """
+    generation = build(settings(text), shared, {})
+    first, second = generation.watches
+    first.problem, first.seen = "", True
+    assert generation.problems() == ["b: the model server has not answered yet"]
+    second.problem, second.seen = "", True
+    assert generation.problems() == []
+    second.problem = "away"
+    assert generation.problems() == []
+    assert [one["problem"] for one in generation.describe()] == [None, "away"]
+    first.problem = "away"
+    assert generation.problems() == ["a: away", "b: away"]
+
+
 def test_the_endpoints_are_described_for_the_operator(settings, shared):
     given = settings(FULL)
     generation = build(given, shared, load_bundles(given))

@@ -93,10 +93,12 @@ async def test_the_contract_is_learnt_and_followed():
 )
 async def test_what_cannot_be_held_leaves_the_contract_as_it_was(answer):
     binding, watch = watch_of(metadata(4), answer, metadata(4), width=4)
+    assert not watch.seen
     await watch.check()
     held = binding.codec
     await watch.check()
     assert watch.problem
+    assert watch.seen
     assert binding.codec is held
     await watch.check()
     assert not watch.problem

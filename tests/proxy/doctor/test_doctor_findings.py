@@ -278,6 +278,24 @@ def test_an_admin_listener_off_loopback(tmp_path):
     assert found.level.value == "warning"
 
 
+def test_a_processor_off_loopback_that_believes_whoever_connects(tmp_path):
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server")
+    ours = {"certificate": certificate, "key": key}
+    cases = [
+        ({}, "ok"),
+        ({"listen": f"unix:{tmp_path}/a.sock"}, "ok"),
+        ({"listen": "0.0.0.0:9002"}, "warning"),
+        ({"listen": "0.0.0.0:9002", "tls": ours}, "warning"),
+        ({"listen": "0.0.0.0:9002", "tls": {**ours, "client_ca": certificate}}, "ok"),
+    ]
+    for given, level in cases:
+        settings = settings_of(tmp_path, ext_proc=given)
+        found = only(listeners.listeners(settings, Host(), NOW), "listeners.ext-proc")
+        assert found.level.value == level, given
+    assert len(cases) == 5
+
+
 def test_who_may_connect_to_a_models_socket(tmp_path, monkeypatch):
     path = tmp_path / "model.sock"
     with socket.socket(socket.AF_UNIX) as listening:
@@ -302,6 +320,6 @@ def test_who_may_connect_to_a_models_socket(tmp_path, monkeypatch):
 
 def test_a_finding_is_one_line(tmp_path):
     found = limits.memory(settings_of(tmp_path), 2**26)
-    assert str(found).startswith("wrong: limits.memory: 64 MiB granted; 1 worker(s) take 160 MiB")
+    assert str(found).startswith("wrong: limits.memory: 64 MiB granted; 1 worker(s) take 220 MiB")
     assert str(found).endswith(" -> raise the memory limit, or lower workers")
     assert " -> " not in str(replace(found, advice=""))

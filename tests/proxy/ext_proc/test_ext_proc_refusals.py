@@ -456,3 +456,21 @@ def test_whatever_order_messages_come_in(messages, reads):
                 assert paths[0] == NOWHERE or application.handled
 
     asyncio.run(run())
+
+
+async def test_streams_that_say_nothing_yet_keep_nobody_out():
+    """A burst is admitted as far as there is room, however many of it wait to be looked at."""
+    application = Application()
+    application.sheds = Reply(429, b"")
+    limits = ExtProcLimits(exchanges=1)
+    async with (
+        listening(application, limits) as listener,
+        Talk(listener) as first,
+        Talk(listener) as second,
+    ):
+        for talk in (first, second):
+            await talk.call.wait_for_connection()
+        await until(lambda: listener.calls == 2)
+        told = await first.tell(head_message(pseudo()))
+        assert told.WhichOneof("response") == "request_headers"
+        assert listener.shed == 0

@@ -20,7 +20,11 @@
 {{- if and .Values.keda.enabled (not .Values.keda.serverAddress) }}
 {{- fail "keda.serverAddress is needed: the Prometheus that KEDA asks" }}
 {{- end }}
-{{- range $key, $address := dict "config.listen" .Values.config.listen "config.admin.listen" .Values.config.admin.listen }}
+{{- $listening := dict "config.listen" .Values.config.listen "config.admin.listen" .Values.config.admin.listen }}
+{{- with .Values.config.grpc }}
+{{- $_ := set $listening "config.grpc.listen" (default "127.0.0.1:8001" .listen) }}
+{{- end }}
+{{- range $key, $address := $listening }}
 {{- if regexMatch "^(127\\.|localhost:|\\[::1\\]|unix:)" $address }}
 {{- fail (printf "%s is %s: neither clients nor the kubelet reach a loopback address" $key $address) }}
 {{- end }}
@@ -36,6 +40,9 @@
 {{- fail "networkPolicy.models is needed: without it the gateway may reach no model, and everybody may. Where the models are outside the cluster, say so in networkPolicy.egress" }}
 {{- end }}
 {{- range $policy.models }}
+{{- if and .metrics (not (default $policy.prometheus .metrics.from)) }}
+{{- fail (printf "networkPolicy.models: %s names metrics, and nobody who may scrape them: name metrics.from or networkPolicy.prometheus, or everybody could" .name) }}
+{{- end }}
 {{- if and .metrics (eq (int .metrics.port) (int .port)) }}
 {{- fail (printf "networkPolicy.models: %s answers metrics and clients on one port: who may scrape it could ask the model" .name) }}
 {{- end }}

@@ -142,13 +142,16 @@ volumeMounts:
   emptyDir: {}
   {{- end }}
 {{- end }}
+{{- /* Where the pod is an operator's, no fsGroup gives the firewall's user a Secret's files. Nobody
+else mounts them. */}}
+{{- $mode := ternary "0440" "0444" (eq (include "bartizan.deployment" .) "true") }}
 {{- with $values.apiKeys.existingSecret }}
 - name: bartizan-keys
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ . }}, defaultMode: {{ $mode }}}
 {{- end }}
 {{- with $values.tls.existingSecret }}
 - name: bartizan-tls
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ . }}, defaultMode: {{ $mode }}}
 {{- end }}
 {{- with $values.extraVolumes }}
 {{ toYaml . }}
