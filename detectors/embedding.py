@@ -177,7 +177,7 @@ def _session(data: bytes) -> Any:
         import onnxruntime  # noqa: PLC0415 - an extra, and only where a bundle has an embedding
     except ImportError as error:
         raise ImportError(
-            "an embedding needs the onnx extra, pip install 'bartizan[onnx]'"
+            "an embedding needs the extra onnx, pip install '.[onnx]' in a checkout"
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

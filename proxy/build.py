@@ -157,6 +157,7 @@ def build(
         for endpoint in settings.endpoints
     ]
     configuration = digest(settings)
+    seen = previous.seen() if previous is not None else frozenset()
     return Generation(
         settings,
         configuration,
@@ -185,6 +186,7 @@ def build(
                 else LearntContract().refresh_seconds,
                 sleep=asyncio.sleep,
                 learnt=_learnt(shared.recording, built.name),
+                seen=built.name in seen,
             )
             for built, given in zip(endpoints, settings.endpoints, strict=True)
         ),
@@ -277,7 +279,8 @@ def ext_proc_listener(
         )
     except ImportError as error:
         raise BuildError(
-            f"ext_proc: {error}: it needs the extra ext-proc: pip install bartizan[ext-proc]"
+            f"ext_proc: {error}: it needs the extra ext-proc, "
+            "pip install '.[ext-proc]' in a checkout"
         ) from error
     except (OSError, ValueError) as error:
         raise BuildError(f"ext_proc: {error}") from error

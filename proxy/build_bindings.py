@@ -62,7 +62,7 @@ def bindings(
             )
         except ImportError as error:
             raise ValueError(
-                f"grpc needs the extra: pip install bartizan[grpc] ({error})"
+                f"grpc needs the extra grpc, pip install '.[grpc]' in a checkout ({error})"
             ) from None
         made.append(Binding(endpoint.grpc_match, spoken, channels, rpc=True))
     return tuple(made)

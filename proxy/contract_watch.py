@@ -41,6 +41,7 @@ class ContractWatch:
         refresh_seconds: between two questions to a server that answers.
         sleep: waits for seconds.
         learnt: told which protocol's answer declared the contract, by its match, and the answer.
+        seen: whether the endpoint has been ready once before, in an earlier generation.
 
     Attributes:
         problem: why the endpoint is not ready, or "".
@@ -56,6 +57,7 @@ class ContractWatch:
         refresh_seconds: float,
         sleep: Callable[[float], Awaitable[None]],
         learnt: Callable[[str, bytes], None] | None = None,
+        seen: bool = False,
     ) -> None:
         self._endpoint = endpoint
         self._learn = learn
@@ -70,7 +72,7 @@ class ContractWatch:
         ]
         self.asked = asyncio.Event()
         self.problem = "the model server has not answered yet"
-        self.seen = False
+        self.seen = seen
 
     async def run(self) -> None:
         """Asks for ever, if there is something to ask."""

@@ -47,6 +47,14 @@ class Generation:
             if watch.problem
         ]
 
+    def seen(self) -> frozenset[str]:
+        """The endpoints that have been ready once."""
+        return frozenset(
+            endpoint.name
+            for endpoint, watch in zip(self.pipeline.endpoints, self.watches, strict=True)
+            if watch.seen
+        )
+
     def upstreams(self) -> list[UpstreamState]:
         """Every upstream at this moment, for the metrics."""
         return [

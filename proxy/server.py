@@ -390,6 +390,7 @@ class Server:
 
     def _observe(self) -> None:
         """Shows the metrics where their figures are."""
+        self._metrics.ready = lambda: not self._unready()
         self._metrics.queues = lambda: self._generation.queues()  # noqa: PLW0108 - a reload replaces it
         self._metrics.upstreams = lambda: self._generation.upstreams()  # noqa: PLW0108 - a reload replaces it
         self._metrics.clients = lambda: self._generation.clients()  # noqa: PLW0108 - as above
@@ -473,6 +474,9 @@ class Server:
 
     async def ready(self) -> list[str]:
         """As ``AdminSource``."""
+        return self._unready()
+
+    def _unready(self) -> list[str]:
         if self._draining:
             return ["draining"]
         if not self.listening.is_set():

@@ -298,8 +298,8 @@ class _Supervisor:
 
     async def render(self, openmetrics: bool = False) -> bytes:
         """As ``AdminSource``: every worker's figures as one."""
-        await self._refresh()
-        return self._pages.render(self._own_page(), openmetrics)
+        unready, _ = await asyncio.gather(self.ready(), self._refresh())
+        return self._pages.render(self._own_page(ready=not unready), openmetrics)
 
     async def endpoints(self) -> list[dict[str, Any]]:
         """As ``AdminSource``: what the workers say, as one."""
@@ -392,7 +392,7 @@ class _Supervisor:
                     _log.exception("a worker's figures cannot be read", worker=member.number)
         return size
 
-    def _own_page(self) -> str:
+    def _own_page(self, *, ready: bool) -> str:
         """What only the supervisor can tell, and what it takes itself."""
         lines: list[str] = []
 
@@ -402,6 +402,7 @@ class _Supervisor:
 
         members = self._fleet.members
         named = [({"worker": str(member.number)}, member) for member in members]
+        add(families.READY, [({}, int(ready))])
         add(families.WORKERS, [({}, len(members))])
         add(families.WORKER_UP, [(name, int(one.serving and one.answers)) for name, one in named])
         add(families.WORKER_STARTS, [(name, one.starts) for name, one in named])

@@ -43,8 +43,8 @@ def pytest_addoption(parser):
 # processes, the short ones fill up the end.
 SLOW = ("deploy", "real", "e2e", "soak", "loadtest")
 
-# Each of these asks for an MLServer or a Triton that live through the session, most for both: in one
-# process, each server starts once.
+# Each of these asks for the session's MLServer, its Triton or both: in one process, each server
+# starts once.
 TOGETHER = tuple(
     f"tests/real/test_{name}.py"
     for name in ("refusals", "same_answers", "shaped_answers", "triton_crashes", "real_envoy")

@@ -14,6 +14,8 @@ DASHBOARD = FOLDER / "dashboard.json"
 # Labels that a scrape adds, and what Prometheus itself keeps.
 OF_TARGETS = {"job", "instance", "namespace"}
 OF_PROMETHEUS = {"up", "ALERTS"}
+# What another program exposes.
+OF_ENVOY = {"envoy_http_ext_proc_failure_mode_allowed"}
 
 _DURATION = re.compile(r"(?<![\w.])(\d+)(ms|[smhd])(?!\w)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -97,7 +97,8 @@ class Trainer:
         except ImportError as error:
             extra = "pyod" if self.library == "pyod" else "train"
             raise CompileError(
-                f"{self.name} needs the {extra} extra, pip install 'bartizan[{extra}]' ({error})"
+                f"{self.name} needs the extra {extra}, "
+                f"pip install '.[{extra}]' in a checkout ({error})"
             ) from error
         return found
 

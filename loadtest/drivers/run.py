@@ -193,7 +193,7 @@ def _run(driver: Driver, asked: Counted, judge: Oracle | None, means: Means) -> 
     except (Silent, Unjudged) as silent:
         fault = str(silent)
     except ImportError as error:
-        fault = f"it needs an extra: pip install bartizan[attacks] ({error})"
+        fault = f"it needs the extra attacks, pip install '.[attacks]' in a checkout ({error})"
     except JournalError:
         raise
     except ValueError as error:

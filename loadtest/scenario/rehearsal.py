@@ -55,7 +55,7 @@ def objection(driver: Driver, means: Means, features: int, classes: int) -> str:
     except _Asked:
         return ""
     except ImportError as error:
-        return f"it needs an extra: pip install bartizan[attacks] ({error})"
+        return f"it needs the extra attacks, pip install '.[attacks]' in a checkout ({error})"
     except Exception as error:  # whatever it is, it would end the attack as well
         return str(error) or type(error).__name__
     return ""

@@ -45,7 +45,7 @@ def rendered(results: Results, kind: Format, scenario: str) -> bytes:
         ).render
     except ImportError as error:
         raise ReportError(
-            f"{kind} needs an extra: pip install bartizan[loadtest] ({error})"
+            f"{kind} needs the extra loadtest, pip install '.[loadtest]' in a checkout ({error})"
         ) from error
     made = render(results, scenario) if kind == "sarif" else render(results)
     return made.encode() if isinstance(made, str) else made

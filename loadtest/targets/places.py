@@ -66,7 +66,9 @@ class Place:
             try:
                 return grpc_codec(self.path, contract, BOUNDS)
             except ImportError as error:
-                message = f"gRPC needs the extra: pip install bartizan[grpc] ({error})"
+                message = (
+                    f"gRPC needs the extra grpc, pip install '.[grpc]' in a checkout ({error})"
+                )
                 raise ValueError(message) from None
         (one,) = spoken(self.protocol, self.path)
         return codec(one, contract, BOUNDS)

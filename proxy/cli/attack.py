@@ -298,7 +298,8 @@ def _imported(make: Callable[[], Driver], name: str) -> Driver:
         return make()
     except ImportError as error:
         end_with(
-            f"{name} needs an extra: pip install bartizan[attacks] ({error})", EXIT_CONFIGURATION
+            f"{name} needs the extra attacks, pip install '.[attacks]' in a checkout ({error})",
+            EXIT_CONFIGURATION,
         )
 
 

@@ -88,9 +88,9 @@ def reference() -> None:
 def check_extras(settings: Settings) -> Iterator[tuple[Place, str]]:
     """Yields what is asked for and not installed."""
     if settings.grpc is not None and find_spec("grpc") is None:
-        yield ("grpc",), "needs the extra grpc: pip install bartizan[grpc]"
+        yield ("grpc",), "needs the extra grpc, pip install '.[grpc]' in a checkout"
     if settings.ext_proc is not None and None in (find_spec("grpc"), find_spec("envoy")):
-        yield ("ext_proc",), "needs the extra ext-proc: pip install bartizan[ext-proc]"
+        yield ("ext_proc",), "needs the extra ext-proc, pip install '.[ext-proc]' in a checkout"
 
 
 def check_tls(settings: Settings) -> Iterator[tuple[Place, str]]:

@@ -38,13 +38,22 @@ EXIT_UNREACHABLE: Final = 4
     "clients are. May be given several times.",
 )
 @click.option(
+    "--control",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="With --outside: a port that clients reach at HOST, which shows that a silence means "
+    "closed. The firewall's own by default; with ext_proc, give Envoy's.",
+)
+@click.option(
     "--seconds",
     type=click.FloatRange(0, 600, min_open=True),
     default=5.0,
     show_default=True,
     help="How long one server may take to answer.",
 )
-def doctor(path: Path, as_json: bool, hosts: tuple[str, ...], seconds: float) -> None:
+def doctor(
+    path: Path, as_json: bool, hosts: tuple[str, ...], control: int | None, seconds: float
+) -> None:
     """Try what CONFIG depends on, from where the gateway is to run, and say what is wrong.
 
     A finding a line: ok, warning, wrong or could-not-be-tried. It changes nothing.
@@ -52,6 +61,8 @@ def doctor(path: Path, as_json: bool, hosts: tuple[str, ...], seconds: float) ->
     Exit status 0 if nothing is wrong, 1 if something is, 3 if CONFIG cannot be used, 4 if all that
     is wrong is that a server does not answer.
     """
+    if control and not hosts:
+        raise click.UsageError("--control is for --outside")
     checks = () if hosts else (check_extras, check_files, check_tls)
     try:
         settings = load(path, checks=checks)
@@ -62,7 +73,7 @@ def doctor(path: Path, as_json: bool, hosts: tuple[str, ...], seconds: float) ->
         else:
             click.echo(str(error), err=True)
         raise SystemExit(EXIT_CONFIGURATION) from None
-    findings = asyncio.run(_gather(settings, hosts, seconds, tell=not as_json))
+    findings = asyncio.run(_gather(settings, hosts, control, seconds, tell=not as_json))
     if as_json:
         told = [_told(finding) for finding in findings]
         click.echo(json.dumps({"ok": not status(findings), "findings": told}, indent=2))
@@ -81,11 +92,16 @@ def status(findings: list[Finding]) -> int:
 
 
 async def _gather(
-    settings: Settings, hosts: tuple[str, ...], seconds: float, *, tell: bool
+    settings: Settings,
+    hosts: tuple[str, ...],
+    control: int | None,
+    seconds: float,
+    *,
+    tell: bool,
 ) -> list[Finding]:
     """All findings, told as they come: some take seconds."""
     found: AsyncIterator[Finding] = (
-        examine_outside(settings, hosts, seconds=seconds)
+        examine_outside(settings, hosts, seconds=seconds, control=control)
         if hosts
         else examine(settings, Host(), seconds=seconds)
     )

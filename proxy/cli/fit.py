@@ -220,7 +220,7 @@ def fit(
         from proxy.cli.fit_data import Sources, gather  # noqa: PLC0415
     except ImportError as error:
         raise click.ClickException(
-            f"fit needs the train extra, pip install 'bartizan[train]' ({error})"
+            f"fit needs the extra train, pip install '.[train]' in a checkout ({error})"
         ) from error
     given = Sources(regression=task == "values", **sources)
     given.check()

@@ -49,7 +49,7 @@ def loadtest() -> None:
     not or something failed, 2 usage, 3 the scenario, 4 unreachable, 130 interrupted.
     """
     if find_spec("hdrh") is None:
-        _end("this needs the extra loadtest: pip install bartizan[loadtest]", EXIT_FAILED)
+        _end("this needs the extra loadtest, pip install '.[loadtest]' in a checkout", EXIT_FAILED)
 
 
 @loadtest.command()

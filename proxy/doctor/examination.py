@@ -37,12 +37,16 @@ async def examine(settings: Settings, host: Host, *, seconds: float) -> AsyncIte
 
 
 async def examine_outside(
-    settings: Settings, hosts: Sequence[str], *, seconds: float
+    settings: Settings, hosts: Sequence[str], *, seconds: float, control: int | None = None
 ) -> AsyncIterator[Finding]:
-    """Tries, from where clients are, whether the model is reached past the firewall."""
+    """Tries, from where clients are, whether the model is reached past the firewall.
+
+    Args:
+        control: as for :func:`exposure.outside`.
+    """
 
     async def check() -> Sequence[Finding]:
-        return await exposure.outside(settings, hosts, seconds)
+        return await exposure.outside(settings, hosts, seconds, control)
 
     for finding in await _tried("exposure", check):
         yield finding

@@ -37,13 +37,15 @@ def model_addresses(settings: Settings) -> list[tuple[str, Address]]:
 
 def own_addresses(settings: Settings) -> list[Address]:
     """Where the firewall itself listens."""
+    if settings.ext_proc is not None:
+        return [settings.admin.listen, settings.ext_proc.listen]
     return [settings.admin.listen, *_client_addresses(settings)]
 
 
 def _client_addresses(settings: Settings) -> list[Address]:
-    """Where the firewall itself is reached by those whom it serves."""
+    """Where clients reach the firewall itself: nowhere, if Envoy stands in front."""
     if settings.ext_proc is not None:
-        return [settings.ext_proc.listen]
+        return []
     return [settings.listen, *([settings.grpc.listen] if settings.grpc is not None else [])]
 
 
@@ -68,45 +70,73 @@ async def inside(settings: Settings, host: Host, seconds: float) -> list[Finding
     return findings
 
 
-async def outside(settings: Settings, hosts: Iterable[str], seconds: float) -> list[Finding]:
-    """From a client's place: does a host answer at the model's ports?
+async def outside(
+    settings: Settings, hosts: Iterable[str], seconds: float, control: int | None = None
+) -> list[Finding]:
+    """From a client's place: does a host answer at the ports that are not for clients?
 
-    That the firewall's own port answers there shows that a silence means something.
+    That a port for clients answers there shows that a silence means something.
+
+    Args:
+        control: that port; the firewall's own for None, of which ``ext_proc`` has none.
     """
     findings = []
-    ports = sorted({address.port for _, address in model_addresses(settings) if address.port})
-    own = sorted({one.port for one in _client_addresses(settings) if one.port})
-    admin = settings.admin.listen.port
+    closed = _closed_ports(settings)
+    served = f"port {control}" if control else "the firewall"
+    ports = [control] if control else [one.port for one in _client_addresses(settings) if one.port]
     for given in hosts:
         where = given.removeprefix("[").removesuffix("]")
-        control = await asyncio.gather(*(dial(where, port, seconds) for port in own))
-        reached = any(one.accepted for one in control)
-        closed = [*ports, *([admin] if settings.admin.listen.is_local and admin else [])]
+        answers = await asyncio.gather(*(dial(where, port, seconds) for port in ports))
+        reached = any(one.accepted for one in answers)
         tried = await asyncio.gather(*(dial(where, port, seconds) for port in closed))
-        for port, one in zip(closed, tried, strict=True):
-            what = "the model's port" if port in ports else "the admin port"
+        for (port, (what, advice)), one in zip(closed.items(), tried, strict=True):
             if one.accepted:
-                advice = _BIND if port in ports else "keep admin.listen on 127.0.0.1"
                 findings.append(
                     wrong(_OUTSIDE, f"{given}: {what} {port} answers, past the firewall", advice)
                 )
             elif not one.known:
                 findings.append(untried(_OUTSIDE, f"{given}: {one.why}"))
+            elif not ports:
+                findings.append(
+                    untried(
+                        _OUTSIDE,
+                        f"{given}: {what} {port} does not answer ({one.why}), but it could not be "
+                        "tried whether silence means closed: clients reach Envoy, whose port is "
+                        "not in the configuration",
+                        "give the port at which Envoy serves clients there: --control PORT",
+                    )
+                )
             elif not reached:
                 findings.append(
                     untried(
                         _OUTSIDE,
-                        f"{given}: {what} {port} does not answer ({one.why}), but neither does the "
-                        "firewall there, so it says nothing",
-                        "start the firewall, or name the host that clients reach it by",
+                        f"{given}: {what} {port} does not answer ({one.why}), but neither does "
+                        f"{served} there, so it says nothing",
+                        f"start {served}, or name the host that clients reach it by",
                     )
                 )
             else:
-                words = f"{given}: {what} {port} does not answer ({one.why}), the firewall does"
+                words = f"{given}: {what} {port} does not answer ({one.why}), {served} does"
                 findings.append(ok(_OUTSIDE, words))
-    if not ports:
+    if not any(address.port for _, address in model_addresses(settings)):
         findings.append(untried(_OUTSIDE, "no model server has a TCP port"))
     return findings
+
+
+def _closed_ports(settings: Settings) -> dict[int, tuple[str, str]]:
+    """The ports that clients must not reach: what each is, and what to do if one answers."""
+    closed = {
+        port: ("the model's port", _BIND)
+        for port in sorted({address.port for _, address in model_addresses(settings)})
+        if port
+    }
+    external, admin = settings.ext_proc, settings.admin.listen
+    if external is not None and external.listen.port:
+        advice = "keep ext_proc.listen on 127.0.0.1 or a unix socket, or admit Envoy alone"
+        closed.setdefault(external.listen.port, ("the external processor's port", advice))
+    if admin.is_local and admin.port:
+        closed.setdefault(admin.port, ("the admin port", "keep admin.listen on 127.0.0.1"))
+    return closed
 
 
 async def _port(

@@ -124,7 +124,7 @@ def cache(environment: Mapping[str, str], program: Path) -> Finding:
     """
     if find_spec("numba") is None:
         words = "numba is not installed: scoring is numpy's, correct and slower"
-        return warning(_CACHE, words, "pip install 'bartizan[fast]'")
+        return warning(_CACHE, words, "install the extra fast, pip install '.[fast]' in a checkout")
     if environment.get("NUMBA_CACHE_LOCATOR_CLASSES"):
         return ok(_CACHE, "compiled scoring came with the image")
     users = environment.get("XDG_CACHE_HOME") or f"{environment.get('HOME') or '/'}/.cache"

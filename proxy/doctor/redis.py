@@ -40,7 +40,9 @@ async def state(settings: Settings, seconds: float) -> list[Finding]:
         from proxy.state.redis.survey import SurveyError, survey  # noqa: PLC0415
     except ImportError as error:
         words = f"the Redis client is not installed ({error})"
-        return [wrong(_REACHED, words, "pip install 'bartizan[redis]'")]
+        return [
+            wrong(_REACHED, words, "install the extra redis, pip install '.[redis]' in a checkout")
+        ]
     sharing, tls = settings.sharing, settings.sharing.tls
     address = parse(settings.state)
     address = replace(

@@ -96,7 +96,7 @@ class TorchServe(JsonCodec):
             self._images = None if image is None else ImageReader(ImageSpec(**image))
         except ImportError as error:
             raise ValueError(
-                f"images need the extra: pip install bartizan[images] ({error})"
+                f"images need the extra images, pip install '.[images]' in a checkout ({error})"
             ) from None
         self.inline_bytes = INLINE_BYTES if image is None else 0
         self._paths = Paths(prefix, upstream_prefix)

@@ -59,7 +59,7 @@ def open_redis(
         from proxy.state.redis.state import RedisState  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise StateError(
-            f"a Redis state needs the redis extra, pip install 'bartizan[redis]' ({error})"
+            f"a Redis state needs the extra redis, pip install '.[redis]' in a checkout ({error})"
         ) from error
     sharing, tls = settings.sharing, settings.sharing.tls
     try:

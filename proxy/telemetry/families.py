@@ -25,6 +25,12 @@ def _family(
 
 
 BUILD: Final = _family("build", "info", "The version that runs.")
+READY: Final = _family(
+    "ready",
+    "gauge",
+    "1 while traffic may be sent here, as /readyz says.",
+    over_workers="supervisor",
+)
 ENDPOINT: Final = _family("endpoint", "info", "The mode and bundle digest of each endpoint.")
 BUNDLE_CREATED: Final = _family(
     "bundle_created_timestamp_seconds",

@@ -116,6 +116,7 @@ class Metrics:
         registry: further collectors of ``prometheus_client``; None: the process's own figures.
 
     Attributes:
+        ready: whether traffic may be sent here.
         unrouted: counts the exchanges that no endpoint took.
         connections, connections_shed: what the listener has open, and what it shed at accept.
         overload: whether the loop is overloaded, and the seconds that requests wait for it.
@@ -136,6 +137,7 @@ class Metrics:
             ProcessCollector(registry=registry)
             GCCollector(registry=registry)
         self.registry = registry
+        self.ready: Callable[[], bool] = lambda: False
         self.connections: Callable[[], int] = lambda: 0
         self.connections_shed: Callable[[], int] = lambda: 0
         self.overload: Callable[[], tuple[bool, float]] = lambda: (False, 0.0)
@@ -214,6 +216,7 @@ class Metrics:
 
     def _write_process(self, page: _Page) -> None:
         _add(page, families.BUILD, 1, **self._build)
+        _add(page, families.READY, int(self.ready()))
         _add(page, families.CONNECTIONS, self.connections())
         _add(page, families.SHED, self.connections_shed())
         overloaded, seconds = self.overload()

@@ -273,7 +273,7 @@ def full_disk(rehearsal, _):
 def bad_servers(rehearsal, _):
     """A model server is gone, the other one slow and now and then broken: the queue stands."""
     rehearsal.second.stop()
-    slow = [request_of("delay:0.03")] * 9 + [request_of("status:500")]
+    slow = [request_of("delay:0.03")] * 4 + [request_of("status:500")]
     rehearsal.load("busy", slow, clients=24, pause=0.01)
 
 
@@ -401,7 +401,7 @@ def test_every_expression_asks_for_what_is_exposed(faults, repository):
     checked = set()
     for expression, needs in zip(expressions, asked, strict=True):
         for metric, labels in needs:
-            if metric in monitoring.OF_PROMETHEUS | EMPTY.keys():
+            if metric in monitoring.OF_PROMETHEUS | monitoring.OF_ENVOY | EMPTY.keys():
                 continue
             assert metric in exposed, (metric, expression)
             unknown = set(labels) - exposed[metric] - monitoring.OF_TARGETS - TAKEN_OVER
@@ -415,10 +415,17 @@ def test_every_expression_asks_for_what_is_exposed(faults, repository):
 TAKEN_OVER = {"mode"}
 
 
-def test_gateways_that_are_gone_are_told(faults, rehearsal):
+LAST = [("BartizanNotReady", PAGE), ("BartizanDown", PAGE), ("BartizanAbsent", PAGE)]
+# What these gateways cannot raise, and why.
+ELSEWHERE = {("BartizanEnvoyFailOpen", PAGE): "a metric of Envoy's: there is none before them"}
+
+
+def test_gateways_that_serve_no_more_are_told(faults, rehearsal):
     prometheus = faults
-    expected = [("BartizanDown", PAGE), ("BartizanAbsent", PAGE)]
+    not_ready, *expected = LAST
     assert expected[1] not in prometheus.fired()
+    rehearsal.recorder.stop()
+    prometheus.wait_until(lambda: not_ready in prometheus.fired())
     gone(rehearsal)
     prometheus.wait_until(lambda: expected[0] in prometheus.fired())
     prometheus.aim({job: [] for job in rehearsal.jobs()})
@@ -428,5 +435,5 @@ def test_gateways_that_are_gone_are_told(faults, rehearsal):
 def test_every_alert_is_rehearsed():
     rehearsed = set().union(*(expected for _, expected, _ in FAULTS))
     known = {(rule["alert"], rule["labels"]["severity"]) for rule in monitoring.rules()}
-    assert known - rehearsed == {("BartizanDown", PAGE), ("BartizanAbsent", PAGE)}
+    assert known - rehearsed == {*LAST, *ELSEWHERE}
     assert rehearsed <= known

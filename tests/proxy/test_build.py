@@ -264,6 +264,27 @@ def test_a_model_that_goes_away_takes_no_other_endpoint_with_it(settings, shared
     assert generation.problems() == ["a: away", "b: away"]
 
 
+def test_a_reload_takes_no_endpoint_out_for_a_model_that_is_away(settings, shared):
+    text = """
+        endpoints:
+          - {name: a, match: /v2/models/a, upstream: "http://127.0.0.1:1"}
+          - {name: b, match: /v2/models/b, upstream: "http://127.0.0.1:1"}
+    """
+    previous = build(settings(text), shared, {})
+    for watch in previous.watches:
+        watch.seen = True
+    generation = build(settings(text), shared, {}, previous)
+    assert generation.problems()  # the new questions are still to be answered
+    generation.watches[0].problem = ""
+    assert generation.problems() == []  # b is away, and was seen before
+    assert generation.seen() == {"a", "b"}
+    third = '- {name: c, match: /v2/models/c, upstream: "http://127.0.0.1:1"}'
+    more = f"{text.rstrip()}\n          {third}\n"
+    generation = build(settings(more), shared, {}, generation)
+    generation.watches[0].problem = ""
+    assert [line[0] for line in generation.problems()] == ["b", "c"]  # c is new
+
+
 def test_the_endpoints_are_described_for_the_operator(settings, shared):
     given = settings(FULL)
     generation = build(given, shared, load_bundles(given))

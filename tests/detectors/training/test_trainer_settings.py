@@ -186,5 +186,7 @@ def test_a_library_that_is_not_there(monkeypatch):
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(compiling.importlib, "import_module", missing)
-    with pytest.raises(CompileError, match=r"pip install 'bartizan\[pyod\]' \(No module named"):
+    with pytest.raises(
+        CompileError, match=r"pip install '\.\[pyod\]' in a checkout \(No module named"
+    ):
         check(["pyod.KNN"])

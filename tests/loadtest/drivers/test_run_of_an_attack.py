@@ -93,7 +93,7 @@ def test_accounts_are_dealt_out_evenly(accounts, tries):
     [
         (Spent(), "budget was used up"),
         (ValueError("the knobs"), "the knobs"),
-        (ImportError("art"), r"pip install bartizan\[attacks\]"),
+        (ImportError("art"), r"pip install '\.\[attacks\]'"),
         (ZeroDivisionError("x"), "ZeroDivisionError: x"),
         (RecursionError("deep"), "RecursionError: deep"),
     ],

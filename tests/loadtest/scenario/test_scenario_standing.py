@@ -72,7 +72,7 @@ ENDPOINT = SimpleNamespace(sides=("direct",), oracle=lambda side: Model())
     [
         (Driver(), ""),
         (Driver(ValueError("the knob is loose")), "the knob is loose"),
-        (Driver(ImportError("no art")), "bartizan[attacks]"),
+        (Driver(ImportError("no art")), ".[attacks]"),
         (Driver(RuntimeError()), "RuntimeError"),
         (Driver(needs=["members"]), "stub needs members"),
     ],

@@ -130,7 +130,7 @@ def test_what_is_not_installed_is_named(run, monkeypatch):
     asked = "grpc: {listen: 127.0.0.1:8001}\n" + GOOD + "    grpc: {upstream: grpc://h:1}\n"
     result = run(asked)
     assert result.exit_code == 3
-    assert "bartizan[grpc]" in result.stderr
+    assert "'.[grpc]'" in result.stderr
 
 
 def test_wrong_usage():

@@ -194,7 +194,7 @@ def test_without_the_extra_it_says_so(call, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     done = call("metrics")
     assert done.exit_code == 1
-    assert "bartizan[loadtest]" in done.stderr
+    assert "'.[loadtest]'" in done.stderr
 
 
 def test_metrics_and_schema(call):

@@ -97,6 +97,13 @@ def test_from_outside_files_need_not_be_there(configuration):
     assert all(": exposure.outside: " in line for line in done.output.splitlines()[:-1])
 
 
+def test_a_control_is_tried_from_outside_alone(configuration):
+    path = configuration()
+    assert doctor(path, "--control", "8080").exit_code == 2
+    done = doctor(path, "--outside", "127.0.0.1", "--control", "1")
+    assert (done.exit_code, "neither does port 1 there" in done.output) == (0, True)
+
+
 def test_a_check_that_fails_hides_no_other(configuration, monkeypatch):
     def broken(*_):
         raise RuntimeError("a defect")

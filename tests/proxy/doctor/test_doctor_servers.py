@@ -189,6 +189,30 @@ def test_from_outside_a_silence_counts_only_where_the_firewall_answers(tmp_path,
             assert told(found) == {"exposure.outside": level}, found
 
 
+def test_from_outside_the_external_processor_is_no_control_and_must_be_closed(tmp_path, free_port):
+    silent = free_port()
+    with model_server() as answering, model_server() as envoy:
+        cases = [
+            (answering, None, ["could-not-be-tried", "wrong"]),
+            (answering, envoy, ["ok", "wrong"]),
+            (free_port(), None, ["could-not-be-tried", "could-not-be-tried"]),
+            (free_port(), envoy, ["ok", "ok"]),
+            (free_port(), silent, ["could-not-be-tried", "could-not-be-tried"]),
+        ]
+        for processor, control, levels in cases:
+            settings = settings_of(
+                tmp_path,
+                endpoint={"upstream": f"http://127.0.0.1:{free_port()}"},
+                ext_proc={"listen": f"127.0.0.1:{processor}"},
+                admin={"listen": f"unix:{tmp_path}/admin.sock"},
+            )
+            found = asyncio.run(exposure.outside(settings, ["127.0.0.1"], 1.0, control))
+            assert [one.level.value for one in found] == levels, (control, found)
+            unknown = "could not be tried whether silence means closed" in found[0].words
+            assert unknown == (control is None)
+            assert ("--control" in found[0].advice) == (control is None)
+
+
 SECRET = "p4ssw0rd-of-redis"
 SHARED = {"client": {"secret": "s" * 16}}
 

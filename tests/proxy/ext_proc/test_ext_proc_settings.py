@@ -106,7 +106,7 @@ def test_without_the_extra(written, monkeypatch):
 
     monkeypatch.setattr(build, "import_module", fails)
     settings = load(written("ext_proc: {}"))
-    with pytest.raises(build.BuildError, match=re.escape("pip install bartizan[ext-proc]")):
+    with pytest.raises(build.BuildError, match=re.escape("pip install '.[ext-proc]'")):
         build.ext_proc_listener(settings, None, clock=lambda: 0.0, reuse_port=False)
 
 
