@@ -302,5 +302,5 @@ def test_one_thread_on_the_processor_alone(monkeypatch):
 
 def test_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"bartizan\[onnx\]"):
+    with pytest.raises(ImportError, match=r"\.\[onnx\]"):
         make(build.dense(WEIGHTS, BIAS))

@@ -55,7 +55,7 @@ def test_every_decision_of_a_recorded_run_comes_out_equal(gateway, model, judged
         "upstream": f"http://127.0.0.1:{model.port}",
         "bundle": str(judged["folder"] / "digits.bundle"),
         "second_opinion": {"when": "suspicious", "share": 1.0},
-        "limits": {"rows_per_request": 500, "rows_per_second": 40, "burst_rows": 500},
+        "limits": {"rows_per_request": 500, "rows_per_second": 4, "burst_rows": 500},
     }
     one = gateway([endpoint], audit={"replay": True})
     with ThreadPoolExecutor(2) as both:

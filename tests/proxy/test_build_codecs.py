@@ -172,7 +172,7 @@ def test_without_the_extra_it_is_said_what_to_install(settings, shared, monkeypa
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("proxy.build_bindings.import_module", missing)
-    with pytest.raises(BuildError, match=r"endpoint m: grpc needs .*bartizan\[grpc\]"):
+    with pytest.raises(BuildError, match=r"endpoint m: grpc needs .*\.\[grpc\]"):
         build(settings(TWO.format(rows=5, port=2)), shared, {})
 
 
