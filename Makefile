@@ -36,7 +36,7 @@ REAL = $(patsubst %,.venv-%/.installed,$(LOCKED) npm)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: demo attack-demo test check bench sizing adversarial real real-environments real-table soak mutate manifests lock clean
+.PHONY: demo attack-demo test check bench sizing adversarial real real-environments absent-environments real-table soak mutate manifests lock clean
 
 demo: .venv/.project
 	.venv/bin/bartizan demo $(ARGS)
@@ -77,6 +77,9 @@ real: .venv/.project
 	$(ONE_THREAD) $(PYTEST) $(SPREAD) -m real tests/real $(ARGS)
 
 real-environments: $(REAL)
+
+absent-environments:
+	@$(foreach one,$(REAL),test -e $(one) || echo $(one:/.installed=);)
 
 real-table: .venv/.project
 	@rm -rf .observations

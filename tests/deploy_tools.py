@@ -1,10 +1,9 @@
 """Where the real tools are that validate what is deployed, and what becomes of a missing one."""
 
-import os
 import shutil
 from pathlib import Path
 
-import pytest
+from absence import absent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -45,15 +44,11 @@ TOOLS = {
 def tool(name: str) -> str:
     """The path of a tool of ``TOOLS``.
 
-    A tool that is missing skips the test and says what installs it. With
-    ``BARTIZAN_REQUIRE_TOOLS=1``, which CI sets once it has installed them, it fails the test:
-    nothing is left unvalidated in silence.
+    A tool that is missing skips the test and says what installs it, or fails it: see ``absent``.
     """
     place, installed_by = TOOLS[name]
     path = str(REPOSITORY / place) if "/" in place else shutil.which(place)
     if path and Path(path).exists():
         return path
-    reason = f"{name} is missing: {installed_by}"
-    if os.environ.get("BARTIZAN_REQUIRE_TOOLS") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    absent(place.partition("/")[0], f"{name} is missing: {installed_by}")
+    raise AssertionError("an absent tool is used")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from absence import absent
 from deploy_tools import REPOSITORY, tool
 
 from loadtest.artefacts import cache_root, kept
@@ -46,11 +47,11 @@ class Image:
 
 
 def built() -> Image:
-    """The image of this checkout; a skip, or in CI a failure, where it cannot be built."""
+    """The image of this checkout; a skip or a failure (``absent``) where it cannot be built."""
     for name in ("buildah", "debootstrap", "unshare"):
         tool(name)
     if os.geteuid() != 0:
-        pytest.skip("debootstrap and chroot need root")
+        absent("root", "debootstrap and chroot need root")
     folder, _ = kept("image", _digest(), _build)
     return Image(folder / "root", json.loads((folder / "config.json").read_text()))
 

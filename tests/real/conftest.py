@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absence import absent
 from gateway import Gateway
 from real_client import Client
 from real_driver import Driver
@@ -27,12 +28,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def environment(repository):
-    """The root of a real program's own environment; skips where it is not installed."""
+    """The root of a real program's own environment; ``absent`` where it is not installed."""
 
     def locate(name):
         root = repository / f".venv-{name}"
         if not (root / ".installed").exists():
-            pytest.skip(f"{root.name} is not installed: make real-environments")
+            absent(root.name, f"{root.name} is not installed: make real-environments")
         return root
 
     return locate

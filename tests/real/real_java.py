@@ -5,7 +5,7 @@ containers, and TorchServe.
 import shutil
 import subprocess
 
-import pytest
+from absence import absent
 from real_servers import PROGRAMS, Server
 
 from loadtest.process import free_port
@@ -19,7 +19,7 @@ class JavaServer(Server):
 
     def __init__(self, root, folder):
         if shutil.which("java") is None:
-            pytest.skip("Java is not installed")
+            absent("java", "Java is not installed")
         super().__init__(root, folder)
         (folder / "store").mkdir()
         (folder / "temporary").mkdir()
