@@ -67,6 +67,21 @@ def rows_needed(alpha: float, delta: float) -> int:
     return need if binomial_tail(need, alpha, 0) <= delta else need + 1
 
 
+def rows_for_rank(rank: int, alpha: float, delta: float) -> int:
+    """The fewest calibration rows at which :func:`threshold_rank` is ``rank``, from 1."""
+    many = max(rows_needed(alpha, delta), rank)
+    few = many - 1
+    while binomial_tail(many, alpha, rank - 1) > delta:
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        if binomial_tail(middle, alpha, rank - 1) <= delta:
+            many = middle
+        else:
+            few = middle
+    return many
+
+
 def binomial_tail(n: int, alpha: float, most: int) -> float:
     """P(Bin(n, alpha) <= most)."""
     log_term = n * math.log1p(-alpha)

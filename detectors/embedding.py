@@ -7,6 +7,7 @@ maps to. What counts clients' queries keeps to the rows as they came.
 from __future__ import annotations
 
 import math
+import os
 import time
 from functools import cache
 from typing import Any, Final, Self
@@ -172,13 +173,23 @@ class Embedding:
         return int(found.shape[1])
 
 
-def _session(data: bytes) -> Any:
+def _runtime() -> Any:
+    """onnxruntime, once it is told not to report to its makers.
+
+    Since 1.29 its Linux builds send an identifier of the machine, and what sessions are made of.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it is read once, as the library is loaded
     try:
         import onnxruntime  # noqa: PLC0415 - an extra, and only where a bundle has an embedding
     except ImportError as error:
         raise ImportError(
             "an embedding needs the extra onnx, pip install '.[onnx]' in a checkout"
         ) from error
+    return onnxruntime
+
+
+def _session(data: bytes) -> Any:
+    onnxruntime = _runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -202,8 +213,7 @@ def _session(data: bytes) -> Any:
 @cache
 def _bound_memory() -> None:
     """Once a process: its sessions share one arena, of which a run that needs more is refused."""
-    import onnxruntime  # noqa: PLC0415 - as in _session
-
+    onnxruntime = _runtime()
     kind, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo("Cpu", kind, 0, memory),

@@ -157,7 +157,7 @@ def build(
         for endpoint in settings.endpoints
     ]
     configuration = digest(settings)
-    seen = previous.seen() if previous is not None else frozenset()
+    watched = previous.watched() if previous is not None else {}
     return Generation(
         settings,
         configuration,
@@ -186,7 +186,7 @@ def build(
                 else LearntContract().refresh_seconds,
                 sleep=asyncio.sleep,
                 learnt=_learnt(shared.recording, built.name),
-                seen=built.name in seen,
+                before=watched.get(built.name),
             )
             for built, given in zip(endpoints, settings.endpoints, strict=True)
         ),

@@ -41,7 +41,8 @@ class ContractWatch:
         refresh_seconds: between two questions to a server that answers.
         sleep: waits for seconds.
         learnt: told which protocol's answer declared the contract, by its match, and the answer.
-        seen: whether the endpoint has been ready once before, in an earlier generation.
+        before: the endpoint's watch in the generation before: what it found holds until the server
+            was asked anew, unless there is another contract to learn first.
 
     Attributes:
         problem: why the endpoint is not ready, or "".
@@ -57,7 +58,7 @@ class ContractWatch:
         refresh_seconds: float,
         sleep: Callable[[float], Awaitable[None]],
         learnt: Callable[[str, bytes], None] | None = None,
-        seen: bool = False,
+        before: ContractWatch | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._learn = learn
@@ -72,7 +73,9 @@ class ContractWatch:
         ]
         self.asked = asyncio.Event()
         self.problem = "the model server has not answered yet"
-        self.seen = seen
+        self.seen: bool = before is not None and before.seen
+        if before is not None and endpoint.contract is not None:
+            self.problem = before.problem
 
     async def run(self) -> None:
         """Asks for ever, if there is something to ask."""

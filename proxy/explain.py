@@ -19,6 +19,8 @@ from detectors.scorer import ScoreFault
 from proxy.decision import Action
 from proxy.explanations import Kept, Worst
 from proxy.policy import is_switchable
+from proxy.protocols.contract import Contract
+from proxy.protocols.rows import feature_name
 
 FEATURES: Final = 10
 """Features that are told for each score: those that make most of it."""
@@ -33,6 +35,7 @@ def explained(
     bundle: Bundle | None,
     *,
     now: float,
+    contract: Contract | None = None,
     features: int = FEATURES,
     evaluations: int = EVALUATIONS,
     pause: Callable[[], object] | None = None,
@@ -43,6 +46,7 @@ def explained(
         bundle: what scores at its endpoint now. If that is another one than scored the exchange,
             its scores cannot be explained, and a note says so.
         now: seconds since the epoch, from which an exclusion lasts.
+        contract: what the model takes, whose names features bear where the bundle has none.
         features: how many are told for each score.
         evaluations: rows that scores without a form of their own are asked about.
         pause: called every few milliseconds: other threads may want the interpreter.
@@ -83,7 +87,7 @@ def explained(
             "more: nothing more can be said of its scores here"
         )
         return told
-    view = _View(bundle, features, evaluations, pause)
+    view = _View(bundle, contract, features, evaluations, pause)
     try:
         told["input"], shown = view.input(kept.worst)
         if kept.doubted is not None:
@@ -122,9 +126,15 @@ class _View:
     """A bundle's detectors, and how their findings are told."""
 
     def __init__(
-        self, bundle: Bundle, most: int, evaluations: int, pause: Callable[[], object] | None
+        self,
+        bundle: Bundle,
+        contract: Contract | None,
+        most: int,
+        evaluations: int,
+        pause: Callable[[], object] | None,
     ) -> None:
         self._bundle = bundle
+        self._contract = contract
         self._most = most
         self._evaluations = evaluations
         self._pause = pause
@@ -279,6 +289,9 @@ class _View:
             told["name"] = self._names[feature]
         if len(self._shape) > 1:
             told["position"] = [int(place) for place in np.unravel_index(feature, self._shape)]
+        elif self._names is None and self._contract is not None:
+            name = feature_name(self._contract, feature)
+            told |= {} if name is None else {"name": name}
         return told
 
 

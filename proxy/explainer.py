@@ -16,6 +16,7 @@ from detectors.bundle import Bundle
 from proxy.admin.explanations import Busy
 from proxy.explain import explained
 from proxy.explanations import Explanations, Kept
+from proxy.protocols.contract import Contract
 from proxy.telemetry.audit import Audit
 
 _log = structlog.get_logger("bartizan.explain")
@@ -35,6 +36,7 @@ class Explainer:
     Args:
         bundle: what scores at an endpoint now, by the endpoint's name.
         executor: one thread, for nothing else.
+        contract: what an endpoint's model takes, by the endpoint's name.
         clock: monotonic seconds.
         wall: seconds since the epoch.
         audit: takes an ``explanation`` of each exchange that was kept with a row; None: none does.
@@ -50,6 +52,7 @@ class Explainer:
         *,
         bundle: Callable[[str], Bundle | None],
         executor: Executor,
+        contract: Callable[[str], Contract | None] = lambda _: None,
         clock: Callable[[], float],
         wall: Callable[[], float],
         audit: Audit | None = None,
@@ -60,6 +63,7 @@ class Explainer:
         self._kept = kept
         self._bundle = bundle
         self._executor = executor
+        self._contract = contract
         self._clock = clock
         self._wall = wall
         self._audit = audit
@@ -116,9 +120,11 @@ class Explainer:
         self._arrived.set()
 
     async def _explain(self, kept: Kept) -> dict[str, Any]:
-        bundle = self._bundle(kept.endpoint)
+        bundle, contract = self._bundle(kept.endpoint), self._contract(kept.endpoint)
         loop = asyncio.get_running_loop()
-        work = partial(explained, kept, bundle, now=self._wall(), pause=_make_way)
+        work = partial(
+            explained, kept, bundle, now=self._wall(), contract=contract, pause=_make_way
+        )
         return await loop.run_in_executor(self._executor, work)
 
 

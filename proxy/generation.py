@@ -47,13 +47,10 @@ class Generation:
             if watch.problem
         ]
 
-    def seen(self) -> frozenset[str]:
-        """The endpoints that have been ready once."""
-        return frozenset(
-            endpoint.name
-            for endpoint, watch in zip(self.pipeline.endpoints, self.watches, strict=True)
-            if watch.seen
-        )
+    def watched(self) -> dict[str, ContractWatch]:
+        """The watches by endpoint."""
+        endpoints = self.pipeline.endpoints
+        return {one.name: watch for one, watch in zip(endpoints, self.watches, strict=True)}
 
     def upstreams(self) -> list[UpstreamState]:
         """Every upstream at this moment, for the metrics."""

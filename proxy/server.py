@@ -25,6 +25,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from detectors.bundle import Bundle
+from proxy import certificates
 from proxy.admin.listener import AdminListener
 from proxy.build import (
     BuildError,
@@ -145,6 +146,7 @@ class Server:
         self._listeners: list[Listens]
         self._shared: Shared
         self._generation: Generation
+        self._outgoing: Generation | None = None  # serves while the next one asks the models
         self._explainer: Explainer
         self._samples = Samples()
 
@@ -229,7 +231,11 @@ class Server:
         self._take(build(settings, self._shared, prepared.bundles, old))
         self._settings = settings
         self._shared.state.resize(settings.client.max_known)
-        await self._asked()
+        self._outgoing = old
+        try:
+            await self._asked()
+        finally:
+            self._outgoing = None
         for listener in self._listeners:
             listener.application = self._generation.pipeline
         renewed = prepared.address.tls
@@ -238,6 +244,7 @@ class Server:
             self._address.tls.load_cert_chain(settings.tls.certificate, settings.tls.key)
         for listener in self._listeners:
             listener.renew()
+        self._metrics.certificates = certificates.lives(settings)
         kept = {pool for endpoint in self._endpoints for pool in endpoint.pools}
         for pool in (pool for endpoint in old.pipeline.endpoints for pool in endpoint.pools):
             if pool not in kept:
@@ -254,6 +261,7 @@ class Server:
     async def _serve(self, beside: AbstractAsyncContextManager[Any] | None) -> None:
         settings = self._settings
         self._take(build(settings, self._shared, load_bundles(settings)))
+        self._metrics.certificates = certificates.lives(settings)
         self._listeners = self._for_envoy() if settings.ext_proc else self._for_clients()
         self._observe()
         async with beside or nullcontext():
@@ -423,6 +431,9 @@ class Server:
             kept,
             bundle=lambda name: self._generation.bundles.get(name),  # noqa: PLW0108 - as above
             executor=executor,
+            contract=lambda name: next(
+                (one.contract for one in self._endpoints if one.name == name), None
+            ),
             clock=time.perf_counter,
             wall=time.time,
             audit=audit if given is not None and given.explain else None,
@@ -481,7 +492,7 @@ class Server:
             return ["draining"]
         if not self.listening.is_set():
             return ["not listening yet"]
-        return self._generation.problems()
+        return (self._outgoing or self._generation).problems()
 
     async def render(self, openmetrics: bool = False) -> bytes:
         """As ``AdminSource``."""

@@ -290,11 +290,14 @@ class _Supervisor:
             starting = [member for member in self._fleet.members if not member.serving]
             return [f"worker {member.number}: starting" for member in starting]
         answers = await self._fleet.ask_all("ready", seconds=_READY_SECONDS)
-        return [
-            f"worker {member.number}: {reason}"
+        told = {
+            member.number: answer if isinstance(answer, list) else ["does not answer"]
             for member, answer in answers.items()
-            for reason in (answer if isinstance(answer, list) else ["does not answer"])
-        ] or ([] if answers else ["no worker serves"])
+            if not isinstance(answer, ConnectionError)  # it ended as it was asked
+        }
+        return [f"worker {number}: {reason}" for number in told for reason in told[number]] or (
+            [] if told else ["no worker serves"]
+        )
 
     async def render(self, openmetrics: bool = False) -> bytes:
         """As ``AdminSource``: every worker's figures as one."""

@@ -17,6 +17,9 @@ from loadtest.process import BARTIZAN
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Tests that import onnxruntime themselves: it reports to its makers otherwise.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 # A busy machine is not a fault: no test of ours fails by the clock.
 settings.register_profile(
     "project",

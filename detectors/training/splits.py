@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -152,6 +153,12 @@ def split(
     used = [part[:cap] for part, cap in zip(parts, caps, strict=True)]
     unused = np.concatenate([part[cap:] for part, cap in zip(parts, caps, strict=True)])
     return Split(used[0], used[1], used[2], unused)
+
+
+def rows_to_calibrate(threshold: int) -> int:
+    """The fewest distinct rows of which :func:`split` gives ``threshold`` to the threshold by its
+    share, where none are for fitting only."""
+    return max(math.ceil(threshold / THRESHOLD_SHARE), threshold + MIN_TRAIN + MIN_MERGE)
 
 
 def of_some_clients(

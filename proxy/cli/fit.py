@@ -311,11 +311,16 @@ def _embedding(path: Path | None, material: Material) -> Embedding | None:
 
 
 def _tell(written: Written, material: Material, out: Path, *, signed: bool, as_json: bool) -> None:
-    from proxy.cli.fit_report import print_result, result_of  # noqa: PLC0415
+    from proxy.cli.fit_report import few_rows, print_result, result_of  # noqa: PLC0415
 
-    notes = material.notes if written.fitted.agreement else []
+    calibration = written.fitted.scorer.calibration
+    notes = few_rows(
+        calibration.rank, calibration.scores.size, calibration.alpha, calibration.delta
+    )
+    if written.fitted.agreement:
+        notes += material.notes
     result = result_of(written, material.table, out, signed=signed) | {"notes": notes}
     if as_json:
         click.echo(json.dumps(result))
     else:
-        print_result(result, notes)
+        print_result(result)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from detectors.agreement.scorer import AnswerScorer
 from detectors.bundle_writer import FittedPatterns
+from detectors.calibration import rows_for_rank
 from detectors.manifest import WitnessTraining
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from detectors.training.readers import Table
 
 Lines = Iterator[tuple[str, str]]
+SOUND_RANK: Final = 5
+"""From here on single calibration rows hardly move the threshold."""
 _LOW = 0.5
 """Below this share of right answers the order of the classes is probably another."""
 
@@ -64,6 +67,27 @@ def guarantee(alpha: float, delta: float, *, answered: bool) -> str:
         f"With confidence {1 - delta:.6g}, at most {100 * alpha:.6g} % of honest rows are "
         f"flagged{both}, as long as they are like the calibration rows."
     )
+
+
+def few_rows(rank: int, calibrated: int, alpha: float, delta: float) -> list[str]:
+    """What is to be said of a threshold that hangs on single rows: a note, or none.
+
+    Args:
+        rank: of the threshold among ``calibrated`` scores.
+    """
+    if rank >= SOUND_RANK:
+        return []
+    from detectors.training.splits import rows_to_calibrate  # noqa: PLC0415 - inspect starts fast
+
+    place = ("", "second ", "third ", "fourth ")[rank - 1]
+    threshold = rows_for_rank(SOUND_RANK, alpha, delta)
+    return [
+        f"few rows for this budget: the threshold is the {place}largest of {calibrated} "
+        f"calibration scores (rank {rank}), and a few odd rows among them can put it above most "
+        f"attacks; rank {SOUND_RANK} takes {threshold} calibration rows, about "
+        f"{rows_to_calibrate(threshold)} distinct rows in all; more rows, a larger budget or a "
+        "lower confidence would do"
+    ]
 
 
 def agreement_told(scorer: AnswerScorer, training: WitnessTraining) -> dict[str, Any]:
@@ -149,7 +173,7 @@ def patterns_lines(told: dict[str, Any]) -> Lines:
     yield "  memory", f"{told['client_bytes'] / 1024:.1f} KiB a client"
 
 
-def print_result(result: dict[str, Any], notes: list[str]) -> None:
+def print_result(result: dict[str, Any]) -> None:
     """The whole result as a table of headings and lines, and what else the user should know."""
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.table import Table as Grid  # noqa: PLC0415
@@ -162,7 +186,7 @@ def print_result(result: dict[str, Any], notes: list[str]) -> None:
     # What the data says of itself is text, not markup.
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
     console.print(grid)
-    for note in notes:
+    for note in result["notes"]:
         console.print(f"note: {note}")
 
 

@@ -15,6 +15,7 @@ from detectors.bundle_writer import FittedPatterns
 from proxy.cli.fit_report import (
     agreement_lines,
     agreement_told,
+    few_rows,
     guarantee,
     patterns_lines,
     patterns_told,
@@ -44,6 +45,9 @@ def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     """Check a bundle wholly, as the gateway does on loading, and show what it holds."""
     loaded = load(bundle, trust)
     patterns, agreement = _patterns(loaded), _agreement(loaded)
+    manifest = loaded.manifest
+    calibration, rows = manifest.calibration, manifest.training.rows
+    notes = few_rows(calibration.rank, calibration.rows, calibration.alpha, calibration.delta)
     result: dict[str, Any] = {
         "bundle": str(bundle),
         "digest": loaded.digest,
@@ -52,7 +56,8 @@ def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
         "engine": loaded.scorer.engine,
         "patterns": patterns,
         "agreement": agreement,
-        "manifest": loaded.manifest.model_dump(mode="json"),
+        "notes": notes,
+        "manifest": manifest.model_dump(mode="json"),
     }
     if as_json:
         click.echo(json.dumps(result))
@@ -60,8 +65,6 @@ def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.table import Table  # noqa: PLC0415
 
-    manifest = loaded.manifest
-    calibration, rows = manifest.calibration, manifest.training.rows
     grid = Table(show_header=False, box=None, pad_edge=False)
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
@@ -100,7 +103,10 @@ def inspect(*, bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     size = sum(int(a.dtype[-1]) * math.prod(a.shape) for a in manifest.arrays.values())
     grid.add_row("arrays", f"{len(manifest.arrays)}, {size / 1024:.0f} KiB")
     # What a bundle says of itself is text, not markup.
-    Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True).print(grid)
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    console.print(grid)
+    for note in notes:
+        console.print(f"note: {note}")
 
 
 def _short(names: list[str], most: int = 12) -> str:

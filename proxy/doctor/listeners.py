@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_pem_private_key,
 )
 
+from proxy.certificates import chain, first_to_end, shown
 from proxy.doctor.finding import Finding, ok, untried, warning, wrong
 from proxy.doctor.host import Host
 from proxy.settings.client_tls import ClientTls
@@ -156,21 +156,20 @@ def _processor(given: ExtProc) -> Finding:
 def _files(settings: Settings) -> list[tuple[str, Path, Path | None]]:
     """The files of TLS: what they are, certificates, and the key that belongs to them."""
     found: list[tuple[str, Path, Path | None]] = []
+    for one in shown(settings):
+        name = f"{one.endpoint}: {one.place}" if one.endpoint else one.place
+        found.append((f"{name}.certificate", one.certificate, one.key))
     sections = (("tls", settings), ("grpc.tls", settings.grpc), ("ext_proc.tls", settings.ext_proc))
     for name, section in sections:
         tls = section.tls if section is not None else None
-        if tls is not None:
-            found.append((f"{name}.certificate", tls.certificate, tls.key))
-            if tls.client_ca is not None:
-                found.append((f"{name}.client_ca", tls.client_ca, None))
+        if tls is not None and tls.client_ca is not None:
+            found.append((f"{name}.client_ca", tls.client_ca, None))
     clients: list[tuple[str, ClientTls | None]] = [("sharing.tls", settings.sharing.tls)]
     for endpoint in settings.endpoints:
         clients.append((f"{endpoint.name}: upstream_tls", endpoint.upstream_tls))
         if endpoint.grpc is not None:
             clients.append((f"{endpoint.name}: grpc.upstream_tls", endpoint.grpc.upstream_tls))
     for name, ours in clients:
-        if ours is not None and ours.certificate is not None:
-            found.append((f"{name}.certificate", ours.certificate, ours.key))
         if ours is not None and ours.ca is not None:
             found.append((f"{name}.ca", ours.ca, None))
     return found
@@ -179,12 +178,12 @@ def _files(settings: Settings) -> list[tuple[str, Path, Path | None]]:
 def certificate_finding(name: str, path: Path, now: float) -> Finding:
     """The certificates of a file against the clock; the one that ends first is told."""
     try:
-        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+        certificates = chain(path)
     except (OSError, ValueError) as error:
         words = f"{name} {path}: {getattr(error, 'strerror', None) or error}"
         return wrong(_CERTIFICATE, words, "it must hold certificates in PEM")
     moment = datetime.fromtimestamp(now, UTC)
-    first = min(certificates, key=lambda one: one.not_valid_after_utc)
+    first = first_to_end(certificates)
     ends = f"{first.not_valid_after_utc:%Y-%m-%d}"
     left = (first.not_valid_after_utc - moment).total_seconds() / _DAY
     if left < 0:
@@ -202,7 +201,7 @@ def key_finding(name: str, certificate: Path, key: Path) -> Finding:
     """A private key: is it the certificate's, and who may read it?"""
     try:
         private = load_pem_private_key(key.read_bytes(), None)
-        first = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+        first = chain(certificate)[0]
         mode = key.stat().st_mode
     except TypeError:
         return wrong(_KEY, f"{name}: {key} is encrypted", "give it without a passphrase, mode 0400")

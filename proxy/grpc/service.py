@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final, NoReturn, TypeAlias
 
 import grpc
@@ -14,12 +16,14 @@ from proxy.grpc.limits import GrpcLimits
 from proxy.grpc.metadata import Metadata
 from proxy.grpc.server import Call, Server
 from proxy.grpc.tls import ServerTls
+from proxy.http.shared_address import refuse_path_in_use
 
 Context: TypeAlias = aio.ServicerContext[bytes, bytes]
 
 _HANDSHAKE_SECONDS: Final = 10
 _STRIKES: Final = 2  # pings that come too early, until the connection is cut
 _RESTART_SECONDS: Final = 1.0
+_UNIX: Final = "unix:"
 
 
 class Service(ABC):
@@ -27,7 +31,8 @@ class Service(ABC):
     application, which has its own type in each.
 
     Args:
-        target: where to listen: ``host:port``, ``[ipv6]:port`` or ``unix:/path``.
+        target: where to listen: ``host:port``, ``[ipv6]:port`` or ``unix:/path``, a socket that
+            only this user and group can reach.
         tls: None for plain HTTP/2.
         reuse_port: whether other processes listen on the same port.
 
@@ -72,13 +77,16 @@ class Service(ABC):
         """
         server = Server(self.methods, self.handler, self._options(), self._crashed)
         target = self._target.encode()
-        if self._tls is None:
-            port = server.add_insecure_port(target)
-        else:
-            port = server.add_secure_port(target, self._tls.credentials())
+        if self._target.startswith(_UNIX):  # gRPC would replace any socket
+            refuse_path_in_use(self._target.removeprefix(_UNIX))
+        with _closed_to_others():
+            if self._tls is None:
+                port = server.add_insecure_port(target)
+            else:
+                port = server.add_secure_port(target, self._tls.credentials())
         if not port:
             raise OSError(f"{self._target} cannot be listened on")
-        if not self._target.startswith("unix:"):
+        if not self._target.startswith(_UNIX):
             self.port = port
             self._target = f"{self._target.rpartition(':')[0]}:{port}"
         await server.start()
@@ -170,6 +178,16 @@ async def abort(
     except aio.BaseError as error:
         raise asyncio.CancelledError from error
     raise AssertionError("an aborted call goes on")
+
+
+@contextmanager
+def _closed_to_others() -> Iterator[None]:
+    """A unix socket that is made within can be reached by this user and group alone."""
+    mask = os.umask(0o117)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 def _milliseconds(seconds: float) -> int:

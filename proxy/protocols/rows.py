@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from proxy.protocols.base import InferRequest, Rows
-from proxy.protocols.contract import Contract, TensorSpec
+from proxy.protocols.columns import feature_names
+from proxy.protocols.contract import ANY, Contract, TensorSpec
 from proxy.protocols.tensors import DATATYPES, Tensor, datatype_of, from_rows, to_rows
 from proxy.rules import VALUE, Refusal
 
@@ -80,6 +82,27 @@ def _owner(contract: Contract, feature: int) -> str:
         if feature < at:
             return spec.name
     raise AssertionError("no such feature")
+
+
+def feature_name(contract: Contract, feature: int) -> str | None:
+    """What a feature of the scored rows is called: its column, its tensor, or an element of that
+    (``image[3,4]``). None where the contract leaves it open."""
+    if contract.columns:
+        return feature_names(contract)[feature]
+    scored = [spec for spec in contract.inputs if spec.features]
+    at = 0
+    for spec in scored:
+        sizes = spec.shape[1:] if contract.batched else spec.shape
+        if ANY in sizes and len(scored) == 1:
+            return f"{spec.name}[{feature}]"
+        if ANY in sizes or spec.optional:
+            return None
+        elements = math.prod(sizes)
+        if feature < at + elements:
+            place = ",".join(str(index) for index in np.unravel_index(feature - at, sizes or (1,)))
+            return spec.name if elements == 1 else f"{spec.name}[{place}]"
+        at += elements
+    return None
 
 
 def check_range(spec: TensorSpec, tensor: Tensor) -> None:

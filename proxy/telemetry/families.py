@@ -46,6 +46,20 @@ BUNDLE_MAX_AGE: Final = _family(
     "seconds",
     over_workers="max",
 )
+CERTIFICATE_START: Final = _family(
+    "certificate_start_timestamp_seconds",
+    "gauge",
+    "When a certificate that the firewall shows began, since the epoch; 0 if it cannot be read.",
+    "seconds",
+    over_workers="min",
+)
+CERTIFICATE_END: Final = _family(
+    "certificate_end_timestamp_seconds",
+    "gauge",
+    "When a certificate that the firewall shows ends, since the epoch; 0 if it cannot be read.",
+    "seconds",
+    over_workers="min",
+)
 REQUESTS: Final = _family(
     "requests",
     "counter",

@@ -127,6 +127,8 @@ class Metrics:
         watched_clients: by endpoint, what watches its clients.
         state: how the shared state stands.
         audit: the audit log's state, None without one.
+        certificates: when those that are shown begin and end, in seconds since the epoch: by the
+            section of the configuration and the endpoint ("" for none).
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class Metrics:
         self.watched_clients: Callable[[], Mapping[str, ClientWatch]] = dict
         self.state: Callable[[], StateHealth | None] = lambda: None
         self.audit: Callable[[], AuditState | None] = lambda: None
+        self.certificates: Mapping[tuple[str, str], tuple[float, float]] = {}
         self.unrouted = EndpointMetrics()
         self._wall = wall
         self._build = {"version": version("bartizan"), "python": python_version()}
@@ -230,6 +233,10 @@ class Metrics:
             _add(page, families.RELOADS, count, result=result)
         _add(page, families.RELOAD_OK, int(self._loaded))
         _add(page, families.RELOAD_TIME, self._loaded_at)
+        for (place, endpoint), (start, end) in self.certificates.items():
+            labels = {"endpoint": endpoint, "certificate": place}
+            _add(page, families.CERTIFICATE_START, start, **labels)
+            _add(page, families.CERTIFICATE_END, end, **labels)
         for endpoint, count in self.clients().items():
             _add(page, families.CLIENTS, count, endpoint=endpoint)
 

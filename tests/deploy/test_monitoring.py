@@ -14,7 +14,7 @@ from proxy import rules as reasons
 from proxy.telemetry import families
 from proxy.telemetry.metrics import Metrics, Watched
 
-COUNT = 23
+COUNT = 25
 
 
 def identity(rule):
@@ -114,7 +114,7 @@ def test_every_panel_says_what_it_shows_in_which_unit():
         linked |= {link["url"] for link in panel["links"]}
         for target in panel["targets"]:
             assert target["datasource"]["uid"] == "${datasource}"
-    assert len(panels()) == 60
+    assert len(panels()) == 61
     assert linked <= anchors
     # What has no figure of its own to look at.
     assert anchors - linked == {"${runbook}#bartizanabsent", "${runbook}#bartizanenvoyfailopen"}
@@ -160,7 +160,7 @@ def test_hastened_rules_differ_in_durations_alone(factor, tmp_path, run_tool):
     run_tool("promtool", "check", "rules", tmp_path / "alerts.yaml")
     assert re.sub(r"\d+(ms|[smhd])\b", "T", hastened) == re.sub(r"\d+(ms|[smhd])\b", "T", text)
     before, after = monitoring.durations(text), monitoring.durations(hastened)
-    assert len(before) == len(after) == 40
+    assert len(before) == len(after) == 42
     assert after == pytest.approx([one / factor for one in before])
 
 

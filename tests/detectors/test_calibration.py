@@ -13,6 +13,7 @@ from detectors.calibration import (
     binomial_tail,
     empirical_p_values,
     merge,
+    rows_for_rank,
     rows_needed,
     threshold_rank,
 )
@@ -76,6 +77,22 @@ def test_rank_is_the_largest_that_holds(n, alpha, delta):
     assert binomial_tail(n, alpha, rank - 1) == pytest.approx(binom.cdf(rank - 1, n, alpha))
 
 
+@given(st.integers(1, 20), st.floats(0.001, 0.9), st.floats(0.001, 0.5))
+@settings(max_examples=100)
+def test_the_rows_that_a_rank_takes(rank, alpha, delta):
+    need = rows_for_rank(rank, alpha, delta)
+    assert threshold_rank(need, alpha, delta) >= rank
+    if need > max(rank, rows_needed(alpha, delta)):
+        assert threshold_rank(need - 1, alpha, delta) < rank
+
+
+def test_the_rows_that_rank_five_takes():
+    assert [rows_for_rank(5, alpha, 0.05) for alpha in (0.05, 0.02, 0.01, 0.001)] == [
+        *(181, 456, 913, 9151),
+    ]
+    assert rows_for_rank(1, 0.01, 0.05) == rows_needed(0.01, 0.05)
+
+
 def test_a_large_calibration_set_does_not_underflow():
     rank = threshold_rank(1_000_000, 0.001, 0.05)
     assert rank == binom.ppf(0.05, 1_000_000, 0.001)
@@ -133,7 +150,8 @@ def samples(draw):
 def test_evidence_rises_with_the_score_and_stays_finite(scores):
     tail = fit_tail(scores)
     top = float(np.abs(scores).max())
-    beyond = top + np.abs(top) * np.array([0.01, 1.0, 10.0, 1e6, 1e30]) + 1e-3
+    # Apart by more than rounding, of tiny scores too.
+    beyond = top + max(top, 1e-3) * np.array([0.01, 1.0, 10.0, 1e6, 1e30])
     grid = np.unique(np.concatenate([scores, np.linspace(-top, top, 300), beyond]))
     evidence = tail(grid)
     assert np.isfinite(evidence).all()

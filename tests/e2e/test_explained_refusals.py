@@ -13,6 +13,7 @@ from loadtest.payloads import infer_request, infer_target
 from loadtest.process import BARTIZAN
 
 PLANTED = 3 * 8 + 7  # row 3, column 7: digits have no ink there
+NAME = f"input[{PLANTED}]"
 
 
 def request_of(rows):
@@ -54,7 +55,8 @@ def test_a_refusal_is_explained(recorder, gateway, digits_bundle, odd):
     live = json.loads(told)
     assert live["reasons"][0]["rule"] == "BZ-300"
     assert live["input"]["row"] == 1
-    assert live["input"]["features"][0]["index"] == PLANTED
+    feature = live["input"]["features"][0]
+    assert (feature["index"], feature.pop("name")) == (PLANTED, NAME)
     assert live["input"]["flagged"]
     total = live["input"]["baseline"] + live["input"]["others"]
     total += sum(feature["nats"] for feature in live["input"]["features"])
@@ -74,6 +76,7 @@ def test_a_refusal_is_explained(recorder, gateway, digits_bundle, odd):
     one.process.wait_until(lambda: len(events()) == 1)
     (event,) = events()
     assert event["id"] == exchange
+    assert event["input"]["features"][0].pop("name") == NAME
     assert event["input"] == live["input"]
     log = "--audit", str(one.audit), "--bundle", str(digits_bundle)
     status, told, _ = explain(exchange, *log, "--json")
@@ -82,7 +85,7 @@ def test_a_refusal_is_explained(recorder, gateway, digits_bundle, odd):
     for name in ("reasons", "exclusion", "client", "rows", "flagged_rows"):
         if name != "exclusion":  # a week from another moment of the same exchange
             assert again[name] == live[name], name
-    assert again["input"]["features"][0] == pytest.approx(live["input"]["features"][0])
+    assert again["input"]["features"][0] == pytest.approx(feature)
 
     status, _, words = explain("01-unknown", "--config", str(one.configuration))
     assert (status, "not any more" in words) == (1, True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import monitoring
 import numpy as np
 import pytest
+from authority import Authority
 from deploy_tools import tool
 from gateway import Gateway
 from prometheus_server import TOKEN, Prometheus
@@ -88,6 +89,7 @@ class Rehearsal:
         self.loads, self.started = [], []
         self.redis = RedisServer(self.made("redis")).start()
         self.started.append(self.redis)
+        self.authority = Authority(self.made("authority"))
         self.recorder, self.second = (self.record(name) for name in ("recorder", "second"))
         self.gateways = {}
 
@@ -140,7 +142,12 @@ class Rehearsal:
             **shared,
         )
         self.guard("watching", plain(bundle=self.digits, mode="monitor"), **shared)
-        self.guard("calm", plain(bundle=self.digits))
+        certificate, key = self.authority.issue("calm", days=300)
+        self.guard(
+            "calm",
+            plain(bundle=self.digits, grpc={"upstream": "grpc://127.0.0.1:9"}),
+            grpc={"listen": "127.0.0.1:0", "tls": {"certificate": certificate, "key": key}},
+        )
         self.guard("auditing", plain(bundle=self.digits, limits=wide), audit={"values": True})
         both = [f"http://127.0.0.1:{one.port}" for one in (self.recorder, self.second)]
         self.guard("busy", plain(upstream=both, connections=1, slowdown=None))
@@ -254,10 +261,12 @@ def hostile(rehearsal, _):
 
 
 def old_bundle(rehearsal, _):
-    """One of two replicas is given another bundle, and an old one: it was made for the tests."""
+    """One of two replicas is given another bundle, and an old one: it was made for the tests; and
+    a certificate that is renewed for hours only."""
     one = rehearsal.gateways["calm"]
     one.settings["endpoints"][0]["bundle"] = str(rehearsal.judged["folder"] / "digits.bundle")
     one.write()
+    rehearsal.authority.issue("calm", days=0.1)
     one.signal(signal.SIGHUP)
 
 
@@ -318,7 +327,16 @@ def gone(rehearsal):
 PAGE, TICKET = "page", "ticket"
 # Each fault, what it raises, and whether that is waited for before the next one.
 FAULTS = (
-    (old_bundle, {("BartizanBundleStale", TICKET), ("BartizanBundlesDiffer", TICKET)}, False),
+    (
+        old_bundle,
+        {
+            ("BartizanBundleStale", TICKET),
+            ("BartizanBundlesDiffer", TICKET),
+            ("BartizanCertificateExpiring", TICKET),
+            ("BartizanCertificateExpiring", PAGE),
+        },
+        False,
+    ),
     (
         hostile,
         {

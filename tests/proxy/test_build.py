@@ -277,7 +277,7 @@ def test_a_reload_takes_no_endpoint_out_for_a_model_that_is_away(settings, share
     assert generation.problems()  # the new questions are still to be answered
     generation.watches[0].problem = ""
     assert generation.problems() == []  # b is away, and was seen before
-    assert generation.seen() == {"a", "b"}
+    assert [watch.seen for watch in generation.watches] == [True, True]
     third = '- {name: c, match: /v2/models/c, upstream: "http://127.0.0.1:1"}'
     more = f"{text.rstrip()}\n          {third}\n"
     generation = build(settings(more), shared, {}, generation)

@@ -45,12 +45,12 @@ class Pool:
         return SimpleNamespace(status=status, body=body)
 
 
-def watch_of(*answers, learn=True, width=None, sleep=None):
-    binding = Binding("/v2/models/m", V2("/v2/models/m", None), Pool(*answers))
-    return binding, watch_over(binding, learn=learn, width=width, sleep=sleep)
+def watch_of(*answers, contract=None, **keywords):
+    binding = Binding("/v2/models/m", V2("/v2/models/m", contract), Pool(*answers))
+    return binding, watch_over(binding, **keywords)
 
 
-def watch_over(*bindings, learn=True, width=None, sleep=None):
+def watch_over(*bindings, learn=True, width=None, sleep=None, before=None):
     endpoint = Endpoint(
         "m",
         None,
@@ -62,7 +62,7 @@ def watch_over(*bindings, learn=True, width=None, sleep=None):
         0,
         bundle=width and SimpleNamespace(features=width),
     )
-    return ContractWatch(endpoint, learn=learn, refresh_seconds=30.0, sleep=sleep)
+    return ContractWatch(endpoint, learn=learn, refresh_seconds=30.0, sleep=sleep, before=before)
 
 
 async def test_the_contract_is_learnt_and_followed():
@@ -140,6 +140,24 @@ async def test_a_defect_does_not_end_the_watch():
     with pytest.raises(asyncio.CancelledError):
         await watch.run()
     assert not watch.problem
+
+
+async def test_what_was_found_before_a_reload_holds_until_the_server_was_asked_anew():
+    binding, first = watch_of(metadata(4))
+    await first.check()
+    busy = Refusal(rules.UPSTREAM_QUEUE, "full")
+    gone = Refusal(rules.UPSTREAM_UNREACHABLE, "refused")
+    _, second = watch_of(busy, gone, contract=binding.codec.contract, before=first)
+    assert (second.problem, second.seen) == ("", True)
+    await second.check()
+    assert not second.problem, "a server with too much to do serves"
+    await second.check()
+    assert second.problem
+    _, third = watch_of(metadata(4), contract=binding.codec.contract, before=second)
+    assert (third.problem, third.seen) == (second.problem, True)
+    _, other = watch_of(metadata(4), before=first)
+    assert other.problem, "there is another contract to learn"
+    assert other.seen
 
 
 class Silent(V2):

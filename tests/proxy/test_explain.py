@@ -24,6 +24,9 @@ from proxy import rules
 from proxy.decision import Action, Decision, Reason
 from proxy.explain import exclusion, explained
 from proxy.explanations import Explanations
+from proxy.protocols.columns import columns_contract
+from proxy.protocols.contract import Contract
+from proxy.protocols.rows import feature_name
 from proxy.settings.load import load
 
 
@@ -81,6 +84,54 @@ def test_names_are_told_where_the_bundle_has_them():
     first = explained(kept(rows=odd_row(2)), served, now=WALL)["input"]["features"][0]
     assert first["name"] == "c"
     assert "position" not in first
+
+
+def test_otherwise_features_bear_the_names_of_the_contract():
+    inputs = [
+        {"name": "age", "datatype": "FP32", "shape": [-1]},
+        {"name": "note", "datatype": "BYTES", "shape": [-1, 1]},
+        {"name": "grid", "datatype": "FP32", "shape": [-1, 2, 2]},
+        {"name": "score", "datatype": "FP64", "shape": [-1, 1]},
+    ]
+    contract = Contract.from_config(inputs, width=6)
+    names = ["age", "grid[0,0]", "grid[0,1]", "grid[1,0]", "grid[1,1]", "score"]
+    for feature, name in enumerate(names):
+        exchange = kept(rows=odd_row(feature))
+        told = explained(exchange, bundle(shape=None), contract=contract, now=WALL)["input"]
+        assert told["features"][0]["name"] == name
+    own = bundle(shape=None, names=list("abcdef"))
+    told = explained(kept(rows=odd_row(2)), own, contract=contract, now=WALL)["input"]
+    assert told["features"][0]["name"] == "c"
+    told = explained(kept(rows=odd_row(4)), bundle(), contract=contract, now=WALL)["input"]
+    assert told["features"][0]["position"] == [1, 1] and "name" not in told["features"][0]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([[-1, -1]], "x0[4]"),
+        ([[-1, 6]], "x0[4]"),
+        ([[1, -1], [1, 3]], None),
+        ([], None),
+        ([[6]], "x0[4]"),
+    ],
+)
+def test_a_contract_names_what_it_fixes(shapes, expected):
+    inputs = [
+        {"name": f"x{k}", "datatype": "FP32", "shape": shape} for k, shape in enumerate(shapes)
+    ]
+    assert feature_name(Contract.from_config(inputs, width=6), 4) == expected
+
+
+def test_columns_name_their_features():
+    contract = columns_contract(
+        [
+            {"name": "age"},
+            {"name": "note", "type": "string"},
+            {"name": "pet", "type": "category", "values": ["cat", "dog"], "encoding": "one_hot"},
+        ]
+    )
+    assert [feature_name(contract, k) for k in range(3)] == ["age", "pet=cat", "pet=dog"]
 
 
 def test_few_features_and_the_others_together():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.calibration import rows_needed
+from detectors.calibration import rows_for_rank, rows_needed, threshold_rank
 from detectors.training import fit as fitting
 from detectors.training.estimators import KINDS
 from detectors.training.fit import fit
@@ -18,6 +18,7 @@ from detectors.training.splits import (
     distinct,
     of_any,
     of_some_clients,
+    rows_to_calibrate,
     split,
 )
 from detectors.training.usage import Promise, use_rows
@@ -45,6 +46,15 @@ def test_splits_are_disjoint_and_large_enough(count, alpha, delta):
     assert len(parts.train) >= MIN_TRAIN
     assert len(parts.merge) >= MIN_MERGE
     assert len(parts.threshold) >= need
+
+
+@given(st.integers(1, 9), st.floats(0.005, 0.5))
+def test_rows_to_calibrate_are_what_a_split_takes(rank, alpha):
+    need = rows_for_rank(rank, alpha, 0.05)
+    count = rows_to_calibrate(need)
+    found = len(split(count, alpha, 0.05, seed=1).threshold)
+    assert threshold_rank(found, alpha, 0.05) >= rank
+    assert need <= found <= need + 1
 
 
 def test_the_caps_leave_rows_unused():

