@@ -85,13 +85,16 @@ class Inspection:
         self._digests = digests
         self._values = values
 
-    def admits(self, codec: Codec, head: Head) -> bool:
+    def admits(self, codec: Codec, head: Head, limit: int) -> bool:
         """Whether a request with this head is to be read: not if it would wait too long for a
-        thread then, as far as its head tells that it needs one."""
+        thread then, as far as its head tells that it needs one. One that says to be longer than
+        ``limit`` does not: it is refused unread."""
         length = head.headers.get(b"content-length")
         if length is None or (
-            int(length) < codec.inline_bytes and b"content-encoding" not in head.headers
+            (size := int(length)) < codec.inline_bytes and b"content-encoding" not in head.headers
         ):
+            return True
+        if size > limit:
             return True
         now, coming = self._clock(), self._coming
         while coming and now - coming[0] > _COMING:

@@ -129,7 +129,7 @@ class Pipeline:
         if route.call is Call.INFER:
             if binding.pool.crowded:
                 raise self._shed(rules.UPSTREAM_QUEUE, endpoint, binding)
-            if not self._requests.admits(binding.codec, head):
+            if not self._requests.admits(binding.codec, head, endpoint.body_limit):
                 raise self._shed(rules.BUSY, endpoint, binding)
         identity = self.identify(head, peer)
         record = self._record(head)

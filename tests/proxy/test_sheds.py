@@ -160,3 +160,14 @@ async def test_small_requests_are_answered_meanwhile(one):
         one.pipeline.open(Head("POST", TARGET, coded, True), PEER)
     assert (await one.ask(HONEST)).status == 200
     assert (await one.ask(LARGE)).status == 503, "nor if its head did not tell"
+
+
+async def test_heads_that_are_refused_unread_keep_no_large_request_out(one):
+    limit = one.endpoint.body_limit
+    one.pipeline._requests._clock = lambda: 0.0  # all of them at once
+    for _ in range(1000):
+        assert one.pipeline.open(head(length=limit + 1), PEER).body_limit == limit
+    one.pipeline.open(head(length=limit), PEER)
+    with pytest.raises(Shed):
+        for _ in range(1000):
+            one.pipeline.open(head(length=limit), PEER)
