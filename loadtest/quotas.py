@@ -14,12 +14,13 @@ import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import click
+from redis.exceptions import ConnectionError
 
 from loadtest.redis_servers import BINARIES, RedisCluster, RedisServer, Sentinel
 from proxy.state.base import NANOSECONDS, LeaseNeeded, Quota
@@ -263,9 +264,14 @@ def cluster_failover(cluster: RedisCluster) -> Happening:
 def sentinel_failover(primary: RedisServer, replica: RedisServer) -> Happening:
     """The primary dies, and the sentinel makes the replica the primary."""
 
+    def promoted() -> bool:
+        with suppress(ConnectionError):  # a replica that is promoted drops its clients
+            return bool(replica.execute("ROLE")[0] == b"master")
+        return False
+
     async def happening() -> None:
         primary.kill()
-        await asyncio.to_thread(replica.wait_until, lambda: replica.execute("ROLE")[0] == b"master")
+        await asyncio.to_thread(replica.wait_until, promoted)
 
     return happening
 

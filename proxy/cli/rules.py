@@ -15,6 +15,10 @@ _GROUPS: Final = {
     "1": ("BZ-1xx: the protocol", "The request could not be read, or must not be passed on."),
     "2": ("BZ-2xx: the contract", "The tensors are not those that the model declares."),
     "3": ("BZ-3xx: outliers", "The input is unlike the honest data."),
+    "4": (
+        "BZ-4xx: agreement",
+        "The model's answer is unlike those that such inputs get (`on_disagreement`).",
+    ),
     "5": (
         "BZ-5xx: patterns",
         "The sequence of a client's queries is unlike any honest client's. What is done about it "

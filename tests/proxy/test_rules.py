@@ -32,6 +32,10 @@ def test_only_rules_about_the_clients_own_mistake_explain_themselves():
     assert Refusal(OUTLIER, "score 9.1").message == "request refused"
 
 
+def test_the_page_has_every_rule_once():
+    assert re.findall(r"^\| (BZ-\d{3}) ", page(), re.MULTILINE) == sorted(RULES)
+
+
 def test_the_page_is_current():
     assert (ROOT / "docs" / "rules.md").read_text() == page(), (
         "regenerate it: bartizan rules --markdown > docs/rules.md"
