@@ -447,7 +447,7 @@ async def test_what_cannot_be_read_costs_its_sender_a_row(world):
 async def test_the_inspections_that_may_wait_are_bounded(world, monkeypatch):
     monkeypatch.setattr("proxy.inspection.INSPECTIONS", 0)
     one = world()
-    one.pipeline._requests.admits = lambda codec, head: True  # its head did not tell
+    one.pipeline._requests.admits = lambda *_: True  # its head did not tell
     exchange = await one.ask(body_of(np.ones((20_000, FEATURES))))
     assert exchange.status == 503
     assert one.record.decision.reasons[0].rule is rules.BUSY
